@@ -1,0 +1,1 @@
+"""Callboard: the client SDK."""
