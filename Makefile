@@ -43,7 +43,7 @@ lint: .venv/.dev ## Check style and format
 	@$(BIN)/ruff format --check
 
 format: .venv/.dev ## Fix style and format, of the protos too
-	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 	@$(BIN)/buf format --write protos
 

@@ -17,6 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from documents import is_citable_path, resolve_folder, split_lines
 
+# Longer lines are data rather than anything to read: not worth quoting.
+MAX_LINE_LENGTH = 240
+
 _CITATION = re.compile(r"- ([^:]+):([1-9][0-9]{0,8}): (.*)")
 
 

@@ -7,11 +7,13 @@ Links are never followed: a folder is read once, and nothing outside it is.
 """
 
 import os
+import re
 import stat
 import sysconfig
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 from callboard_server import SyncContext
@@ -21,6 +23,8 @@ MAX_FILES = 20_000
 PROGRESS_REPORTS = 15
 
 PASSED_OVER = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
+
+_TEST = re.compile(r"(?:^|[/_])tests?[/_.]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class Library:
         """Says what was left out and why; empty where nothing was."""
         if not self.left_out:
             return ""
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
+        counts = self.left_out.most_common()
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in counts)
         return f"Left out: {reasons}."
 
 
@@ -92,7 +97,7 @@ def find_documents(
     suffixes: Collection[str],
     ctx: SyncContext,
     *,
-    leave_out: Collection[str] = (),
+    with_tests: bool = True,
 ) -> Library:
     """Lists the files below a folder that have one of the suffixes.
 
@@ -100,24 +105,23 @@ def find_documents(
         folder: A path; empty for the standard library of this interpreter.
         suffixes: The endings to look for, with their dot, in lower case.
         ctx: The call's context; a cancelled call stops here.
-        leave_out: Names of subfolders whose files are counted, not read.
+        with_tests: Whether tests are read as well, or counted as left out.
 
     Raises:
         ValueError: The folder cannot be read, or holds too many files.
     """
     library = Library(resolve_folder(folder))
-    for directory, subfolders, names in os.walk(library.root):
+
+    def count_unreadable(_: OSError) -> None:
+        library.left_out["unreadable"] += 1
+
+    for directory, subfolders, names in os.walk(library.root, onerror=count_unreadable):
         ctx.check_cancelled()
         subfolders[:] = [name for name in subfolders if not _is_passed_over(name)]
         relative = Path(directory).relative_to(library.root)
-        excluded = next((part for part in relative.parts if part in leave_out), None)
         for name in names:
-            if name.startswith(".") or Path(name).suffix.lower() not in suffixes:
-                continue
-            if excluded is not None:
-                library.left_out[f"below folders named {excluded!r}"] += 1
-            else:
-                _add_file(library, (relative / name).as_posix())
+            if not _is_passed_over(name) and Path(name).suffix.lower() in suffixes:
+                _add_file(library, (relative / name).as_posix(), with_tests=with_tests)
     library.paths.sort()
     return library
 
@@ -131,7 +135,7 @@ def read_documents(library: Library, verb: str, ctx: SyncContext) -> Iterator[Do
         ctx: The call's context; a cancelled call stops between two files.
     """
     total = len(library.paths)
-    interval = max(1, total // PROGRESS_REPORTS)
+    interval = ceil(total / PROGRESS_REPORTS)
     for number, path in enumerate(library.paths, start=1):
         ctx.check_cancelled()
         document = _read_document(library, path)
@@ -162,11 +166,16 @@ def is_citable_path(path: str) -> bool:
     return path != "" and ":" not in path and path.isprintable()
 
 
+def is_test(path: str) -> bool:
+    """Whether a file is a test, going by its name and those of its folders."""
+    return _TEST.search(path) is not None
+
+
 def _is_passed_over(name: str) -> bool:
     return name.startswith(".") or name in PASSED_OVER
 
 
-def _add_file(library: Library, path: str) -> None:
+def _add_file(library: Library, path: str, *, with_tests: bool) -> None:
     """Adds a file to the library, or counts why it cannot be used."""
     try:
         status = os.lstat(library.root / path)
@@ -179,6 +188,8 @@ def _add_file(library: Library, path: str) -> None:
         library.left_out["over 2 MiB"] += 1
     elif not is_citable_path(path):
         library.left_out["with names that cannot be cited"] += 1
+    elif is_test(path) and not with_tests:
+        library.left_out["tests"] += 1
     elif len(library.paths) == MAX_FILES:
         raise ValueError(
             f"{str(library.root)!r} holds more than {MAX_FILES:,} files to read. "

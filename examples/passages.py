@@ -7,6 +7,7 @@ and a longer word also stands for the words that begin with it, which finds
 `CancelledError` for "cancel".
 """
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -14,19 +15,25 @@ from dataclasses import dataclass
 
 from documents import Document
 
-# A passage ends at a blank line once it has some length, and anywhere at most.
+# A passage begins where a definition begins or ends, after a blank line once
+# the one before has some length, and after so many lines anyhow.
 SOFT_LINES = 5
 HARD_LINES = 14
 
 # Shorter words are compared whole: "gc" must not find every "gcd".
 PREFIX_LENGTH = 4
 
-# A word in a file's path counts for less than one in the passage itself.
-PATH_WEIGHT = 0.5
+# A word in a passage's path or scope counts for less than one in its text.
+PLACE_WEIGHT = 0.5
+
+DEFINITION = re.compile(
+    r"(?P<indent>\s*)(?:(?:export|public|static|async|pub)\s+)*"
+    r"(?:class|def|fn|func|function|interface|struct)\s+(?P<name>\w+)\s*[(:{<]"
+)
 
 _SCHEMA = """
 CREATE VIRTUAL TABLE passage USING fts5(
-    text, path, first_line UNINDEXED, tokenize = 'porter unicode61'
+    text, path, scope, first_line UNINDEXED, tokenize = 'porter unicode61'
 );
 CREATE VIRTUAL TABLE passage_word USING fts5vocab(passage, row);
 CREATE VIRTUAL TABLE word USING fts5(text, tokenize = 'porter unicode61');
@@ -40,12 +47,14 @@ class Passage:
 
     Attributes:
         path: The file.
+        scope: The definition that the passage begins in, such as `Task.cancel`.
         first_line: The number of the first of the lines.
         lines: The lines.
         relevance: How well it fits the search; higher is better.
     """
 
     path: str
+    scope: str
     first_line: int
     lines: tuple[str, ...]
     relevance: float
@@ -64,10 +73,10 @@ class PassageIndex:
         """Indexes a document and returns how many lines it has."""
         lines = document.lines
         rows = [
-            ("\n".join(lines[start:end]), document.path, start + 1)
-            for start, end in _cut(lines)
+            ("\n".join(lines[start:end]), document.path, scope, start + 1)
+            for start, end, scope in _cut(lines)
         ]
-        self._connection.executemany("INSERT INTO passage VALUES (?, ?, ?)", rows)
+        self._connection.executemany("INSERT INTO passage VALUES (?, ?, ?, ?)", rows)
         self.passages += len(rows)
         return len(lines)
 
@@ -86,7 +95,7 @@ class PassageIndex:
         return {word: stems[number] for number, word in numbered if number in stems}
 
     def count(self, stem: str) -> int:
-        """Counts the passages that hold a stem, in their text or their path."""
+        """Counts the passages that hold a stem, in their text or their place."""
         row = self._connection.execute(
             "SELECT coalesce(sum(doc), 0) FROM passage_word WHERE term >= ? AND term < ?",
             (stem, stem + ("\U0010ffff" if _finds_longer(stem) else "\0")),
@@ -101,13 +110,14 @@ class PassageIndex:
             limit: How many passages to find at most.
         """
         rows = self._connection.execute(
-            "SELECT path, first_line, text, -bm25(passage, 1.0, ?) AS relevance FROM passage"
-            " WHERE passage MATCH ? ORDER BY relevance DESC, path, first_line LIMIT ?",
-            (PATH_WEIGHT, _match_any(stems), limit),
+            "SELECT path, scope, first_line, text, -bm25(passage, 1.0, ?, ?) AS relevance"
+            " FROM passage WHERE passage MATCH ?"
+            " ORDER BY relevance DESC, path, first_line LIMIT ?",
+            (PLACE_WEIGHT, PLACE_WEIGHT, _match_any(stems), limit),
         )
         return [
-            Passage(path, first_line, tuple(text.split("\n")), relevance)
-            for path, first_line, text, relevance in rows
+            Passage(path, scope, first_line, tuple(text.split("\n")), relevance)
+            for path, scope, first_line, text, relevance in rows
         ]
 
 
@@ -144,13 +154,33 @@ def _quote(word: str) -> str:
     return '"' + word.replace('"', '""') + '"'
 
 
-def _cut(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Cuts lines into passages, given as the first index and the one after the last."""
-    start = 0
-    for end, line in enumerate(lines, start=1):
-        length = end - start
-        if length >= HARD_LINES or (length >= SOFT_LINES and not line.strip()):
-            yield start, end
-            start = end
+def _cut(lines: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Cuts lines into passages: first index, index after the last, and scope."""
+    scopes: list[tuple[int, str]] = []
+    start, scope = 0, ""
+    previous = ""
+    for number, line in enumerate(lines):
+        definition = DEFINITION.match(line)
+        is_paragraph = line.strip() != "" and not previous.strip()
+        has_left = (definition or is_paragraph) and _leave(scopes, line)
+        length = number - start
+        is_full = length >= HARD_LINES or (is_paragraph and length >= SOFT_LINES)
+        if length and (definition or has_left or is_full):
+            yield start, number, scope
+            start = number
+        if definition is not None:
+            scopes.append((len(definition["indent"]), definition["name"]))
+        if number == start:
+            scope = ".".join(name for _, name in scopes)
+        previous = line
     if start < len(lines):
-        yield start, len(lines)
+        yield start, len(lines), scope
+
+
+def _leave(scopes: list[tuple[int, str]], line: str) -> bool:
+    """Leaves the definitions that a line is outside of, going by its indentation."""
+    indent = len(line) - len(line.lstrip())
+    count = len(scopes)
+    while scopes and scopes[-1][0] >= indent:
+        scopes.pop()
+    return len(scopes) < count

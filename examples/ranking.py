@@ -1,51 +1,56 @@
-"""Chooses the passages and lines that best answer a question.
+"""Chooses the passages, and the lines of them, that answer a question best.
 
 A question is a bag of words. The index finds the passages that hold some of
 them; this module ranks those again by what makes a passage an answer: most of
 the rare words, close together, in prose or in a definition, in a file that is
-about the subject.
+about the subject, and rather not in a test.
 """
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import log
+from pathlib import PurePosixPath
 
-from citations import Citation
-from passages import Passage, PassageIndex, is_match
+from citations import MAX_LINE_LENGTH, Citation
+from documents import is_test
+from passages import DEFINITION, Passage, PassageIndex, is_match
 
 MAX_WORDS = 24
 MAX_CANDIDATES = 2_000
 MAX_FINDINGS = 6
 MAX_FINDINGS_PER_FILE = 2
-MAX_LINES_PER_FINDING = 3
-MAX_LINE_LENGTH = 240
+MAX_LINES_PER_FINDING = 4
 
-# How much more or less a line or a passage counts for what it is.
-PROSE_WEIGHT = 1.4
-DEFINITION_WEIGHT = 1.5
-TEST_WEIGHT = 0.5
-PATH_WEIGHT = 0.6
+# A finding that rates less than this part of the best one is left out.
+LEAST_RATING = 0.2
+
+# What counts more, or less: a line of prose beside one of code, a term in a
+# passage's place beside one in its text, a passage that begins with the
+# definition of a term, and one from a test.
+PROSE_WEIGHT = 1.6
+PLACE_WEIGHT = 0.6
+DEFINITION_WEIGHT = 1.3
+TEST_WEIGHT = 0.4
 
 # Words that say nothing about the subject of a question.
 STOP_WORDS = frozenset(
-    "a about after all an and any are as at be because been before but by can could did do does"
-    " each exactly explain for from get gets give given had has have how i if in into is it its"
-    " know let like make makes many may me mean might more most much must my no not of on one or"
-    " other our out please should show so some such tell than that the their them then there"
-    " these they this those to up use used uses using via want was way we were what when where"
-    " whether which while who why will with work works would you your".split()
+    "a about after against all an and any are as at be because been before but by can could did do"
+    " does each exactly explain for from get gets give given had has have how i if in into is it"
+    " its itself know let like make makes many may me mean might more most much must my no not of"
+    " on one or other our out please should show so some such tell than that the their them then"
+    " there these they this those to up use used uses using via want was way we were what when"
+    " where whether which while who why will with work works would you your".split()
 )
 
 _WORD = re.compile(r"[^\W_]+")
-_DEFINITION = re.compile(
-    r"\s*(?:(?:export|public|static|async|pub)\s+)*"
-    r"(?:def|class|func|function|fn|interface|struct|type|enum)\s+(\w+)"
+_CODE = re.compile(
+    r"""[={}\[\];<>]|\w\([^)]|["']\s*[,:)]"""
+    r"|^\s*(?:assert|await|del|import|raise|return|yield)\s|^\s*from .* import "
+    r"|^\s*(?:async|elif|else|except|for|if|try|while|with)\b.*:$"
 )
-_CODE = re.compile(r"""[={}\[\];<>]|\w\([^)]|["']\s*[,:)]|^\s*(?:import|from|return|@)\b""")
-_TEST_PATH = re.compile(r"(?:^|[/_])tests?(?:[/_]|$)|/test_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class Term:
         word: The word as asked.
         stem: What the index compares.
         count: How many passages hold it.
-        weight: How much finding it says: rare words say more.
+        weight: How much it says: rare words say more.
     """
 
     word: str
@@ -67,19 +72,17 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A passage chosen for an answer.
+    """Lines chosen for an answer.
 
     Attributes:
-        path: The file.
-        first_line: The number of the passage's first line.
-        last_line: The number of its last.
-        citations: Its best lines.
+        scope: The definition that they stand in; empty where there is none.
+        citations: The lines, in order.
+        words: The words of the question that they or their place hold.
     """
 
-    path: str
-    first_line: int
-    last_line: int
+    scope: str
     citations: tuple[Citation, ...]
+    words: frozenset[str]
 
 
 def choose_words(question: str) -> list[str]:
@@ -89,106 +92,149 @@ def choose_words(question: str) -> list[str]:
     return (telling or words)[:MAX_WORDS]
 
 
-def make_terms(words: Sequence[str], index: PassageIndex) -> list[Term]:
-    """Looks up what the index knows of each word; words of one stem are one term."""
-    words_by_stem: dict[str, str] = {}
-    for word, stem in index.stem(words).items():
-        words_by_stem.setdefault(stem, word)
-    terms = []
-    for stem, word in words_by_stem.items():
-        count = index.count(stem)
-        terms.append(Term(word, stem, count, log(1 + index.passages / (count + 1))))
-    return terms
+def make_terms(stems: dict[str, str], index: PassageIndex) -> list[Term]:
+    """Looks up what the index holds of each word; one stem makes one term.
+
+    Args:
+        stems: The stem of each word, from the index.
+        index: The index, filled.
+    """
+    word_by_stem = {stem: word for word, stem in reversed(stems.items())}
+    counts = {stem: index.count(stem) for stem in word_by_stem}
+    return [
+        Term(word, stem, counts[stem], log(1 + index.passages / (counts[stem] + 1)))
+        for stem, word in reversed(word_by_stem.items())
+    ]
 
 
 def find_answers(terms: Sequence[Term], index: PassageIndex) -> list[Finding]:
-    """Finds the passages that answer best, the best first."""
+    """Finds what answers best, the best first; `terms` are not empty."""
     candidates = index.search({term.word: term.stem for term in terms}, MAX_CANDIDATES)
-    matcher = _Matcher(terms, index, candidates)
-    rated = [_rate(passage, matcher) for passage in candidates]
-    rated.sort(key=lambda answer: -answer.rating)
-    return [_make_finding(answer) for answer in _diversify(rated)]
+    rater = _Rater(terms, index, candidates)
+    answers = sorted(map(rater.rate, candidates), key=lambda answer: -answer.rating)
+    return [_make_finding(answer) for answer in _choose(answers)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A candidate passage with its rating and the rating of each of its lines."""
+    """A candidate: a passage, how well it answers, and which of its lines do."""
 
     passage: Passage
     rating: float
-    lines: tuple[float, ...]
+    lines: range
+    terms: frozenset[Term]
+
+    @property
+    def first_line(self) -> str:
+        return self.passage.lines[self.lines.start].strip()
 
 
-class _Matcher:
-    """Knows which terms the words of the candidates stand for."""
+class _Rater:
+    """Rates passages by the terms that their words stand for."""
 
     def __init__(
-        self, terms: Sequence[Term], index: PassageIndex, candidates: Iterable[Passage]
+        self, terms: Sequence[Term], index: PassageIndex, passages: Iterable[Passage]
     ) -> None:
-        self._terms = terms
-        texts = chain.from_iterable((passage.path, *passage.lines) for passage in candidates)
+        texts = chain.from_iterable((p.path, p.scope, *p.lines) for p in passages)
         stems = index.stem(set(_WORD.findall("\n".join(texts).lower())))
-        self._matches = {word: self._match(stem) for word, stem in stems.items()}
-        self.total = sum(term.weight for term in terms if term.count)
+        self._terms_of = {
+            word: frozenset(term for term in terms if is_match(stem, term.stem))
+            for word, stem in stems.items()
+        }
+        self._total = _weigh(terms)
 
-    def _match(self, stem: str) -> frozenset[Term]:
-        return frozenset(term for term in self._terms if is_match(stem, term.stem))
+    def rate(self, passage: Passage) -> _Answer:
+        """Rates a passage as a whole, and finds its best run of lines."""
+        place = self._find(f"{passage.path} {passage.scope}")
+        found = [self._find(line) for line in passage.lines]
+        runs = list(_find_runs(passage.lines, found))
+        if not runs:
+            return _Answer(passage, 0.0, range(0), frozenset())
+        rated = [(self._rate_run(passage.lines, run, found, place), run) for run in runs]
+        run_rating, run = max(rated, key=lambda pair: pair[0])
+        rating = (
+            passage.relevance
+            * run_rating
+            * self._cover(_unite(found), place) ** 1.5
+            * self._weigh_place(passage, place)
+        )
+        return _Answer(passage, rating, run, place | _unite(found[run.start : run.stop]))
 
-    def find(self, text: str) -> frozenset[Term]:
+    def _rate_run(
+        self,
+        lines: Sequence[str],
+        run: range,
+        found: Sequence[frozenset[Term]],
+        place: frozenset[Term],
+    ) -> float:
+        """Rates lines by what they hold together; longer runs say a little more."""
+        kinds = [PROSE_WEIGHT if _is_prose(lines[number]) else 1.0 for number in run]
+        cover = self._cover(_unite(found[run.start : run.stop]), place)
+        return cover * sum(kinds) / (len(kinds) + 2)
+
+    def _cover(self, text: frozenset[Term], place: frozenset[Term]) -> float:
+        """How much of the question a text in a place holds, from 0 to 1."""
+        return (_weigh(text) + PLACE_WEIGHT * _weigh(place - text)) / self._total
+
+    def _weigh_place(self, passage: Passage, place: frozenset[Term]) -> float:
+        """Prefers files and definitions named after a term, and what is no test."""
+        names = PurePosixPath(passage.path).with_suffix("").parts
+        subjects = _unite(self._terms_of.get(name.lower(), frozenset()) for name in names)
+        weight = 0.25 + (_weigh(place) + _weigh(subjects)) / self._total
+        definition = DEFINITION.match(passage.lines[0])
+        if definition and self._terms_of.get(definition["name"].strip("_").lower()):
+            weight *= DEFINITION_WEIGHT
+        if is_test(passage.path):
+            weight *= TEST_WEIGHT
+        return weight
+
+    def _find(self, text: str) -> frozenset[Term]:
         """The terms that a text holds."""
         words = _WORD.findall(text.lower())
-        return frozenset().union(*(self._matches.get(word, frozenset()) for word in words))
+        return _unite(self._terms_of.get(word, frozenset()) for word in words)
 
 
-def _rate(passage: Passage, matcher: _Matcher) -> _Answer:
-    """Rates a passage by its relevance, and by how its best lines answer."""
-    in_path = matcher.find(passage.path)
-    found = [matcher.find(line) for line in passage.lines]
-    lines = tuple(
-        _weigh(terms) * _weigh_kind(line, terms, matcher)
-        for line, terms in zip(passage.lines, found, strict=True)
-    )
-    in_text = frozenset().union(*found)
-    covered = (_weigh(in_text) + PATH_WEIGHT * _weigh(in_path - in_text)) / matcher.total
-    close = max(_weigh(a | b) for a, b in zip(found, [*found[1:], frozenset()]))/ matcher.total
-    rating = passage.relevance * covered**1.5 * (0.5 + close) * (0.5 + max(lines)/matcher.total)
-    if _TEST_PATH.search(passage.path):
-        rating *= TEST_WEIGHT
-    return _Answer(passage, rating, lines)
+def _is_prose(line: str) -> bool:
+    return len(line.split()) >= 4 and not _CODE.search(line)
+
+
+def _find_runs(lines: Sequence[str], found: Sequence[frozenset[Term]]) -> Iterator[range]:
+    """The lines that can be quoted together: from one with a term up to a gap."""
+    fit = [len(line) <= MAX_LINE_LENGTH and _WORD.search(line) is not None for line in lines]
+    for start, terms in enumerate(found):
+        if terms and fit[start]:
+            end = start
+            while end < len(fit) and fit[end] and end - start < MAX_LINES_PER_FINDING:
+                end += 1
+            yield range(start, end)
+
+
+def _unite(sets: Iterable[frozenset[Term]]) -> frozenset[Term]:
+    return frozenset().union(*sets)
 
 
 def _weigh(terms: Iterable[Term]) -> float:
     return sum(term.weight for term in terms)
 
 
-def _weigh_kind(line: str, terms, matcher) -> float:
-    """Prefers prose, and definitions of what is asked for, over other code."""
-    if len(line)>MAX_LINE_LENGTH: return 0.0
-    definition = _DEFINITION.match(line)
-    if definition is not None:
-        return DEFINITION_WEIGHT if matcher.find(definition[1]) else 1.0
-    if len(line.split()) >= 4 and not _CODE.search(line):
-        return PROSE_WEIGHT
-    return 1.0
-
-
-def _diversify(answers: Iterable[_Answer]) -> list[_Answer]:
-    """Picks the first answers, but only so many of one file."""
+def _choose(answers: Sequence[_Answer]) -> list[_Answer]:
+    """Picks the first answers: few of one file, none twice, none far behind."""
     chosen: list[_Answer] = []
     per_file: Counter[str] = Counter()
     for answer in answers:
-        if per_file[answer.passage.path] < MAX_FINDINGS_PER_FILE and any(answer.lines):
+        if len(chosen) == MAX_FINDINGS or answer.rating <= answers[0].rating * LEAST_RATING:
+            break
+        is_new = all(answer.first_line != other.first_line for other in chosen)
+        if is_new and per_file[answer.passage.path] < MAX_FINDINGS_PER_FILE:
             per_file[answer.passage.path] += 1
             chosen.append(answer)
-            if len(chosen) == MAX_FINDINGS:
-                break
     return chosen
 
 
 def _make_finding(answer: _Answer) -> Finding:
     passage = answer.passage
-    best = sorted(range(len(answer.lines)), key=lambda i: -answer.lines[i])
-    shown = sorted(i for i in best[:MAX_LINES_PER_FINDING] if answer.lines[i] > 0)
-    return Finding(passage.path, passage.first_line, passage.first_line+len(passage.lines)-1,
-        tuple(Citation(passage.path, passage.first_line + i, passage.lines[i]) for i in shown),
+    citations = tuple(
+        Citation(passage.path, passage.first_line + number, passage.lines[number])
+        for number in answer.lines
     )
+    return Finding(passage.scope, citations, frozenset(term.word for term in answer.terms))

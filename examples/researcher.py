@@ -1,57 +1,22 @@
 """The tools of a *researcher* demo agent: answers from a folder of documents.
 
-A question is a bag of words. SQLite finds the passages that hold some of them;
-this module ranks those again by what makes a passage an answer: many of the
-rare words close together, in prose or in a definition, in a file that is about
-the subject. Nothing is made up: an answer is lines of files, cited.
+Nothing is made up: an answer is lines of files, quoted with their place, after
+a word on how much was read and what was looked for.
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import log
+from collections.abc import Sequence
 
 from callboard_server import SyncContext
-
-from citations import Citation, format_citation
+from citations import format_citation
 from documents import Library, find_documents, read_documents
-from passages import Passage, PassageIndex, is_match, open_index
+from passages import PassageIndex, open_index
+from ranking import Finding, Term, choose_words, find_answers, make_terms
 
 TEXT_SUFFIXES = frozenset(
     ".adoc .bash .c .cc .cfg .cpp .cs .css .csv .go .h .hpp .html .ini .java .js .json .jsx .kt"
     " .log .lua .md .php .pl .proto .py .pyi .rb .rs .rst .scala .sh .sql .swift .tex .toml .ts"
     " .tsx .txt .xml .yaml .yml".split()
 )
-
-# Words that say nothing about the subject of a question.
-STOP_WORDS = frozenset(
-    "a about after all an and any are as at be because been before but by can could did do does"
-    " each exactly explain for from get gets give given had has have how i if in into is it its"
-    " know let like make makes many may me mean might more most much must my no not of on one or"
-    " other our out please should show so some such tell than that the their them then there"
-    " these they this those to up use used uses using via want was way we were what when where"
-    " whether which while who why will with work works would you your".split()
-)
-
-MAX_WORDS = 24
-MAX_CANDIDATES = 500
-MAX_FINDINGS = 6
-MAX_FINDINGS_PER_FILE = 2
-MAX_LINES_PER_FINDING = 3
-MAX_LINE_LENGTH = 240
-
-# How much a match counts, by what it is part of.
-PROSE_WEIGHT = 1.4
-DEFINITION_WEIGHT = 1.6
-TEST_WEIGHT = 0.6
-
-_WORD = re.compile(r"[^\W_]+")
-_DEFINITION = re.compile(
-    r"\s*(?:export |public |static |async |pub )*"
-    r"(?:def|class|func|function|fn|interface|struct|type|enum)\s+(\w+)"
-)
-_CODE = re.compile(r"""[={}\[\];<>]|\w\([^)]|["']\s*[,:)]|^\s*(?:import|from|return|@|>>>)""")
 
 
 def search_documents(question: str, folder: str, ctx: SyncContext) -> str:
@@ -76,10 +41,56 @@ def search_documents(question: str, folder: str, ctx: SyncContext) -> str:
         ValueError: The question has no words, or the folder cannot be read or
             holds no text files.
     """
-    words = _choose_words(question)
-    if not words:
-        raise ValueError("The question holds no word to search for. Ask it in plain words.")
-    library = find_documents(folder, TEXT_SUFFIXES, ctx)
     with open_index() as index:
-        lines = sum(index.add(document) for document in read_documents(library, "indexed", ctx))
-        ...
+        stems = index.stem(choose_words(question))
+        if not stems:
+            raise ValueError("The question holds no word to search for. Ask it in plain words.")
+        library = find_documents(folder, TEXT_SUFFIXES, ctx)
+        documents, lines = _fill(index, library, ctx)
+        terms = make_terms(stems, index)
+        findings = find_answers(terms, index)
+    sought = ", ".join(term.word for term in terms)
+    lead = [
+        f"Read {documents:,} files ({lines:,} lines) below {library.root}; searched for: {sought}.",
+        library.describe_left_out(),
+        _describe_matches(terms, findings),
+    ]
+    answer = [line for line in lead if line]
+    for number, finding in enumerate(findings, start=1):
+        answer += ["", _title(number, finding, terms), *map(format_citation, finding.citations)]
+    return "\n".join(answer)
+
+
+def _fill(index: PassageIndex, library: Library, ctx: SyncContext) -> tuple[int, int]:
+    """Indexes every document; returns how many there are, and their lines."""
+    counts = [index.add(document) for document in read_documents(library, "indexed", ctx)]
+    if not counts:
+        raise ValueError(
+            f"{str(library.root)!r} holds no text files. {library.describe_left_out()} "
+            "Give a folder of source code or documentation."
+        )
+    return len(counts), sum(counts)
+
+
+def _describe_matches(terms: Sequence[Term], findings: Sequence[Finding]) -> str:
+    """Says how much of the question the folder answers at all."""
+    missing = [term.word for term in terms if not term.count]
+    if len(missing) == len(terms):
+        return "Nothing was found: no file holds any of these words."
+    if not findings:
+        return "Nothing can be quoted: the words occur in file names or overlong lines only."
+    best = max(len(finding.words) for finding in findings)
+    if missing:
+        return f"No file holds: {', '.join(missing)}."
+    if best < len(terms):
+        return f"No finding holds every word; the fullest holds {best} of {len(terms)}."
+    return "The best passages first:"
+
+
+def _title(number: int, finding: Finding, terms: Sequence[Term]) -> str:
+    """The line above a finding: where it is from and which words it is about."""
+    place = finding.citations[0].path
+    if finding.scope:
+        place += f", in {finding.scope}"
+    words = ", ".join(term.word for term in terms if term.word in finding.words)
+    return f"{number}. {place} ({words})"

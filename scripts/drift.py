@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def settle(generated: Path, committed: Path, pattern: str, *, check: bool) -> int:
     """Makes the files of `committed` that match `pattern` equal to the generated ones.
 
-    With `check` nothing is written: the differences are printed, and 1 is returned if there are any.
+    With `check` nothing is written: differences are printed, and 1 is returned if there are any.
     """
     new = {path.relative_to(generated): path.read_text() for path in generated.rglob(pattern)}
     old = {path.relative_to(committed): path.read_text() for path in committed.rglob(pattern)}

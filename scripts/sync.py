@@ -17,36 +17,34 @@ HEADER = "# Generated from callboard/_async/{} by `make protos`: do not edit.\n"
 PACKAGE = ROOT / "client" / "callboard"
 RUFF = Path(sys.executable).with_name("ruff")
 
-REPLACEMENTS = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"\basync (def|for|with)\b", r"\1"),
-        (r"\bawait ", ""),
-        (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
-        (r"\ba(close|iter|next)\(", r"\1("),
-        (r"\bStopAsyncIteration\b", "StopIteration"),
-        (r"\b(Abstract)?Async([A-Z]\w*)", r"\1\2"),
-        (r"(?<=\w)AsyncStub\b", "Stub"),
-        (r"\basynccontextmanager\b", "contextmanager"),
-        (r"\b_async\b", "_sync"),
-        (r"\bgrpc\.aio\.", "grpc."),
-        (r"\bimport grpc\.aio\b", "import grpc"),
-        (r"\bimport asyncio\b", "import threading\nimport time"),
-        (r"\basyncio\.sleep\b", "time.sleep"),
-        (r"\basyncio\.(Condition|Event|Lock)\b", r"threading.\1"),
-        (r"\basyncio\.run\((.*)\)", r"\1"),
-        (r"\b([Aa])n asynchronous\b", r"\1 synchronous"),
-        (
-            r"\b([Aa])synchronous(ly)?\b",
-            lambda m: f"{'S' if m[1] == 'A' else 's'}ynchronous{m[2] or ''}",
-        ),
-    ]
-]
+REPLACEMENTS = {
+    re.compile(pattern): replacement
+    for pattern, replacement in {
+        r"\basync (def|for|with)\b": r"\1",
+        r"\bawait ": "",
+        r"\b__a(enter|exit|iter|next)__\b": r"__\1__",
+        r"\ba(close|iter|next)\b": r"\1",
+        r"\bStopAsyncIteration\b": "StopIteration",
+        r"\b(Abstract)?Async([A-Z]\w*)": r"\1\2",
+        r"(?<=\w)AsyncStub\b": "Stub",
+        r"\basynccontextmanager\b": "contextmanager",
+        r"\b_async\b": "_sync",
+        r"\bgrpc\.aio\.AioRpcError\b": "grpc.RpcError",
+        r"\bgrpc\.aio\b": "grpc",
+        r"\bimport asyncio\b": "import threading\nimport time",
+        r"\basyncio\.sleep\b": "time.sleep",
+        r"\basyncio\.(Condition|Event|Lock)\b": r"threading.\1",
+        r"\basyncio\.run\((.*)\)": r"\1",
+        r"\b([Aa])n asynchronous\b": r"\1 synchronous",
+        r"\bAsynchronous": "Synchronous",
+        r"\basynchronous": "synchronous",
+    }.items()
+}
 
 
 def to_sync(text: str) -> str:
     """The synchronous form of a module."""
-    for pattern, replacement in REPLACEMENTS:
+    for pattern, replacement in REPLACEMENTS.items():
         text = pattern.sub(replacement, text)
     return text
 
@@ -60,11 +58,10 @@ def generate(out: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(HEADER.format(name) + to_sync(path.read_text()))
     # Fewer words mean other line breaks, and imports that nobody uses any more.
-    settings = ["--quiet", "--no-cache", "--config", ROOT / "pyproject.toml"]
-    subprocess.run(
-        [RUFF, "check", *settings, "--select", "F401,I,UP", "--fix-only", out], check=True
-    )
-    subprocess.run([RUFF, "format", *settings, out], check=True)
+    settings = ["--quiet", "--no-cache", "--config", str(ROOT / "pyproject.toml"), str(out)]
+    rules = ["--select", "F401,I,UP", "--fix-only"]
+    subprocess.run([RUFF, "check", *rules, *settings], check=True)
+    subprocess.run([RUFF, "format", *settings], check=True)
 
 
 def main() -> int:

@@ -1,1 +1,14 @@
-"""Callboard: the server."""
+"""The Callboard server, and what agents are written with.
+
+    from callboard_server import Context
+
+    async def greeter(ctx: Context) -> str:
+        return f"Hello, {await ctx.input()}!"
+"""
+
+from callboard_server.agents.chat import ChatAgent
+from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.errors import AgentError, ToolError
+from callboard_server.agents.tools import Tool, tool
+
+__all__ = ["AgentError", "ChatAgent", "Context", "SyncContext", "Tool", "ToolError", "tool"]

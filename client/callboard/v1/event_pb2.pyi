@@ -874,6 +874,10 @@ class RunCreated(_message.Message):
     MULTITASK_STRATEGY_FIELD_NUMBER: _builtins.int
     START_AFTER_FIELD_NUMBER: _builtins.int
     TRIGGER_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     assistant_id: _builtins.str
     """The assistant that runs."""
     assistant_version: _builtins.int
@@ -884,9 +888,23 @@ class RunCreated(_message.Message):
     """How it was admitted."""
     trigger: Global___RunTrigger.ValueType
     """Why there is a run."""
+    additional_instructions: _builtins.str
+    """Instructions that were added to the assistant's for this run."""
     @_builtins.property
     def start_after(self) -> _timestamp_pb2.Timestamp:
         """When it may start at the earliest, if it is delayed."""
+
+    @_builtins.property
+    def config(self) -> _struct_pb2.Struct:
+        """The configuration of the request, laid over the assistant's."""
+
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """Free data of the caller."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it may be RUNNING in all; absent where there is no bound."""
 
     def __init__(
         self,
@@ -897,10 +915,14 @@ class RunCreated(_message.Message):
         multitask_strategy: _lifecycle_pb2.MultitaskStrategy.ValueType = ...,
         start_after: _timestamp_pb2.Timestamp | None = ...,
         trigger: Global___RunTrigger.ValueType = ...,
+        config: _struct_pb2.Struct | None = ...,
+        additional_instructions: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_after", b"start_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "metadata", b"metadata", "start_after", b"start_after", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "multitask_strategy", b"multitask_strategy", "start_after", b"start_after", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "config", b"config", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "start_after", b"start_after", "timeout", b"timeout", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1071,12 +1093,18 @@ Global___RunInputAdded: _TypeAlias = RunInputAdded  # noqa: Y015
 
 @_typing.final
 class RunCancelRequested(_message.Message):
-    """Someone asked to cancel a run. Its run_finished follows."""
+    """Someone asked a running run to stop. Its code gets a grace; its run_finished follows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    STATE_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_BY_RUN_ID_FIELD_NUMBER: _builtins.int
     CASCADE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
+    state: _lifecycle_pb2.RunState.ValueType
+    """The terminal state that follows: CANCELLED or SUPERSEDED."""
+    superseded_by_run_id: _builtins.str
+    """The run that takes its place, for SUPERSEDED."""
     cascade: _builtins.bool
     """True where jobs that the run launched are cancelled, too."""
     rollback: _builtins.bool
@@ -1084,12 +1112,14 @@ class RunCancelRequested(_message.Message):
     def __init__(
         self,
         *,
+        state: _lifecycle_pb2.RunState.ValueType = ...,
+        superseded_by_run_id: _builtins.str = ...,
         cascade: _builtins.bool = ...,
         rollback: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade", "rollback", b"rollback"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade", "rollback", b"rollback", "state", b"state", "superseded_by_run_id", b"superseded_by_run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1598,6 +1628,7 @@ class JobLaunched(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     NOTIFY_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     parent_thread_id: _builtins.str
     """The thread that launched it; empty where there is none."""
     parent_run_id: _builtins.str
@@ -1616,6 +1647,10 @@ class JobLaunched(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels."""
 
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long each of its runs may be RUNNING; absent where there is no bound."""
+
     def __init__(
         self,
         *,
@@ -1627,10 +1662,11 @@ class JobLaunched(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         notify: Global___JobNotify.ValueType = ...,
         context: Global___JobContext.ValueType = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "context", b"context", "labels", b"labels", "notify", b"notify", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "context", b"context", "labels", b"labels", "notify", b"notify", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "task", b"task", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,7 +120,7 @@ class Job(_message.Message):
     run_count: _builtins.int
     """How many runs have worked on it, the current one included: 1 plus the updates."""
     sequence: _builtins.int
-    """The event that this reflects: that of its last change."""
+    """The sequence of the session's log that this reflects."""
     @_builtins.property
     def waiting_for(self) -> _lifecycle_pb2.WaitingFor:
         """What it waits for while it is not running."""

@@ -58,7 +58,9 @@ class Run(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    LAST_START_TIME_FIELD_NUMBER: _builtins.int
     RUNNING_TIME_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_BY_RUN_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Identifies the run. A UUID."""
     thread_id: _builtins.str
@@ -78,7 +80,7 @@ class Run(_message.Message):
     claim_epoch: _builtins.int
     """Grows with every claim; zero before the first."""
     cancel_requested: _builtins.bool
-    """True from the moment when someone asked to cancel it."""
+    """True from the moment when it was asked to stop while it ran."""
     multitask_strategy: _lifecycle_pb2.MultitaskStrategy.ValueType
     """How it was admitted."""
     trigger: _event_pb2.RunTrigger.ValueType
@@ -87,6 +89,8 @@ class Run(_message.Message):
     """Instructions that were added to the assistant's for this run."""
     created_sequence: _builtins.int
     """The sequence of its run_created in the session's log. A stream of the run starts here."""
+    superseded_by_run_id: _builtins.str
+    """The run that takes its place, from the moment when it was asked to stop for it."""
     @_builtins.property
     def waiting_for(self) -> _lifecycle_pb2.WaitingFor:
         """What it waits for while it is queued, waiting or requires an action."""
@@ -132,9 +136,13 @@ class Run(_message.Message):
         """When it became terminal."""
 
     @_builtins.property
+    def last_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When its code started last: after every wait, drain or crash it starts anew."""
+
+    @_builtins.property
     def running_time(self) -> _duration_pb2.Duration:
-        """How long it has been RUNNING, in earlier claims and attempts included. Does not grow while
-        running: it is brought up to date whenever the run stops.
+        """How long it has been RUNNING up to its last stop; the time since last_start_time comes on top
+        while it runs.
         """
 
     def __init__(
@@ -165,11 +173,13 @@ class Run(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        last_start_time: _timestamp_pb2.Timestamp | None = ...,
         running_time: _duration_pb2.Duration | None = ...,
+        superseded_by_run_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "metadata", b"metadata", "outcome", b"outcome", "progress", b"progress", "running_time", b"running_time", "start_after", b"start_after", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "outcome", b"outcome", "progress", b"progress", "running_time", b"running_time", "start_after", b"start_after", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "claim_epoch", b"claim_epoch", "config", b"config", "create_time", b"create_time", "created_sequence", b"created_sequence", "end_time", b"end_time", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "outcome", b"outcome", "progress", b"progress", "run_id", b"run_id", "running_time", b"running_time", "session_id", b"session_id", "start_after", b"start_after", "start_time", b"start_time", "state", b"state", "thread_id", b"thread_id", "timeout", b"timeout", "trigger", b"trigger", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "claim_epoch", b"claim_epoch", "config", b"config", "create_time", b"create_time", "created_sequence", b"created_sequence", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "outcome", b"outcome", "progress", b"progress", "run_id", b"run_id", "running_time", b"running_time", "session_id", b"session_id", "start_after", b"start_after", "start_time", b"start_time", "state", b"state", "superseded_by_run_id", b"superseded_by_run_id", "thread_id", b"thread_id", "timeout", b"timeout", "trigger", b"trigger", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""The asynchronous client. The synchronous one, callboard/_sync, is generated from it."""

@@ -1,0 +1,112 @@
+# Generated from callboard/_async/client.py by `make protos`: do not edit.
+"""The synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from callboard._channel import OPTIONS, parse_target
+from callboard._sync.assistants import Assistants
+from callboard._sync.caller import Caller, Metadata
+from callboard._sync.jobs import Jobs
+from callboard._sync.runs import Runs
+from callboard._sync.server import Server
+from callboard._sync.threads import Threads
+
+
+class Client:
+    """A synchronous client of one Callboard server.
+
+    It holds one connection, which any number of calls and streams share. Calls whose repeat
+    changes nothing (reading, waiting, cancelling, and creating, for which the client makes a
+    request_id) are repeated while the server does not answer, within the timeout.
+
+    Every method raises a subclass of `CallboardError` when its call fails, and ValueError where an
+    argument cannot be sent.
+
+    Example:
+        with callboard.Client("grpc://localhost:50051") as client:
+            job = client.jobs.launch("researcher", "Compare the two drafts.")
+            [job] = client.jobs.wait(job.job_id)
+            print(callboard.text_of(job.outcome.result))
+
+    Attributes:
+        assistants: What can run, and how it is configured.
+        threads: Conversations, their state and their log.
+        runs: Starting, following and stopping runs.
+        jobs: Launching, redirecting and watching delegated work.
+        server: The server itself.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        timeout: float | None = 30.0,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+        credentials: grpc.ChannelCredentials | None = None,
+        channel: grpc.Channel | None = None,
+    ) -> None:
+        """Makes a client. The connection is made with the first call.
+
+        Args:
+            target: `grpc://host:port` or `host:port`; `grpcs://host:port` for TLS; `unix:/path`.
+            timeout: The deadline of each call in seconds, repeats included. None: no deadline,
+                and repeats for ever. Streams have none, and waiting comes on top.
+            metadata: Sent with every call, for example `[("authorization", "Bearer ...")]`.
+            credentials: For TLS; those of the system when left out with `grpcs://`.
+            channel: Used instead of target and credentials, and not closed by the client.
+
+        Raises:
+            ValueError: If the target has an unknown scheme, or credentials but no TLS.
+        """
+        self._owned_channel: grpc.Channel | None = None
+        if channel is None:
+            address, credentials = parse_target(target, credentials)
+            if credentials is None:
+                channel = grpc.insecure_channel(address, options=OPTIONS)
+            else:
+                channel = grpc.secure_channel(address, credentials, options=OPTIONS)
+            self._owned_channel = channel
+        self._channel = channel
+        self._metadata: Metadata = tuple(metadata)
+        caller = Caller(timeout, self._metadata)
+        self.assistants = Assistants(channel, caller)
+        self.threads = Threads(channel, caller)
+        self.runs = Runs(channel, caller)
+        self.jobs = Jobs(channel, caller)
+        self.server = Server(channel, caller)
+
+    def with_timeout(self, timeout: float | None) -> Client:
+        """The same client with another deadline, as for a single call.
+
+        Args:
+            timeout: The deadline of each call in seconds; None for none.
+
+        Returns:
+            A client on the same connection. It need not be closed.
+
+        Example:
+            job = client.with_timeout(2.0).jobs.get(job_id)
+        """
+        return Client(timeout=timeout, metadata=self._metadata, channel=self._channel)
+
+    def close(self) -> None:
+        """Closes the connection. Open calls and streams of it end."""
+        if self._owned_channel is not None:
+            self._owned_channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

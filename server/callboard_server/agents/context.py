@@ -1,0 +1,424 @@
+"""The context: what an agent sees of its run, and what it can do.
+
+`Context` is for async code. `SyncContext` is the same for plain functions, which run in threads of
+their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from google.protobuf.struct_pb2 import Struct
+
+from callboard.structs import to_dict, to_struct
+from callboard.v1.event_pb2 import Event
+from callboard.v1.message_pb2 import (
+    ContentBlock,
+    Message,
+    Role,
+    StopReason,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from callboard.v1.run_pb2 import Delta, Run
+from callboard_server.log.view import View
+
+if TYPE_CHECKING:
+    from callboard import AsyncClient
+    from callboard.v1.job_pb2 import Job
+
+T = TypeVar("T")
+
+__all__ = ["Context", "ContextJobs", "MessageWriter", "SyncContext", "View", "Work"]
+
+
+class Work(Protocol):
+    """What a context needs of the engine: the writes and reads of one claimed run."""
+
+    run: Run
+
+    async def commit(self, *events: Event) -> None: ...
+    async def post(self, event: Event) -> None: ...
+    async def merge_values(self, patch: Struct) -> Struct: ...
+    async def commit_message(self, message: Message) -> Message: ...
+    async def discard_message(self, message_id: str, reason: str) -> None: ...
+    def open_message(self, context_sequence: int) -> str: ...
+    def write_delta(
+        self, message_id: str, index: int, text: str, kind: Delta.Kind.ValueType
+    ) -> None: ...
+    async def view(self) -> View: ...
+    async def values(self) -> Struct: ...
+
+
+_tool_call: ContextVar[str] = ContextVar("tool_call", default="")
+"""The id of the tool call in which code runs."""
+
+
+class Context:
+    """A run as its agent sees it. Valid until the agent returns."""
+
+    def __init__(
+        self,
+        work: Work,
+        *,
+        author: str,
+        config: dict[str, object],
+        client: AsyncClient,
+        workspace: Path,
+    ) -> None:
+        self._work = work
+        self._steps: dict[tuple[tuple[str, ...], str], int] = {}
+        self._stopping = asyncio.Event()
+        self.author = author
+        """The name of the assistant: signs its messages."""
+        self.config = config
+        """The configuration in effect: the run's laid over the assistant's."""
+        self.jobs = ContextJobs(client, work.run)
+        """Launches jobs below this thread, and looks after them."""
+        self.client = client
+        """The whole API of this server, in process."""
+        self._workspace = workspace
+
+    # What the run is
+
+    @property
+    def run(self) -> Run:
+        """The run, as it was when it was claimed."""
+        return self._work.run
+
+    @property
+    def thread_id(self) -> str:
+        return self.run.thread_id
+
+    @property
+    def session_id(self) -> str:
+        return self.run.session_id
+
+    @property
+    def instructions(self) -> str:
+        """Instructions that were added for this run alone."""
+        return self.run.additional_instructions
+
+    @property
+    def workspace(self) -> Path:
+        """A directory that the agents of this session share on this server."""
+        self._workspace.mkdir(parents=True, exist_ok=True)
+        return self._workspace
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Tells code in threads that the run was asked to stop. The engine calls this."""
+        self._stopping.set()
+
+    # The conversation
+
+    async def view(self) -> View:
+        """Returns the conversation as this run sees it now."""
+        return await self._work.view()
+
+    async def messages(self) -> list[Message]:
+        """Returns the messages of the conversation, oldest first."""
+        return (await self.view()).messages
+
+    async def input(self) -> str:
+        """Returns the text of the last message that is not the assistant's own."""
+        for message in reversed(await self.messages()):
+            if message.role in (Role.ROLE_USER, Role.ROLE_SYSTEM):
+                return "".join(block.text.text for block in message.content)
+        return ""
+
+    async def say(self, text: str) -> Message:
+        """Adds a message of the assistant to the thread and returns it once it is durable."""
+        content = [ContentBlock(text=Text(text=text))]
+        return await self._work.commit_message(Message(role=Role.ROLE_ASSISTANT, content=content))
+
+    def write_message(self, context_sequence: int) -> MessageWriter:
+        """Begins a message that streams while it is written.
+
+        Args:
+            context_sequence: How much of the log its writer has seen: that of the view.
+        """
+        return MessageWriter(self._work, context_sequence)
+
+    # Values
+
+    async def values(self) -> dict[str, Any]:
+        """Returns the thread's values."""
+        return to_dict(await self._work.values())
+
+    async def merge_values(self, patch: Mapping[str, object]) -> dict[str, Any]:
+        """Merges a JSON merge patch (RFC 7396) into the thread's values; None removes.
+
+        Returns:
+            The values as they are then.
+
+        Raises:
+            ValueError: The patch is no JSON, or holds a whole number beyond 2^53.
+        """
+        return to_dict(await self._work.merge_values(to_struct(patch)))
+
+    # Telling others
+
+    async def emit(self, name: str, data: object = None) -> None:
+        """Writes an event of the agent's own. Does not wait for the commit, but keeps the order.
+
+        Args:
+            name: The agent's name for the kind of event.
+            data: Anything that JSON can hold.
+        """
+        event = Event(ignorable=True)
+        event.custom.name = name
+        event.custom.data_json = json.dumps(data, ensure_ascii=False)
+        await self._work.post(event)
+
+    async def progress(
+        self, message: str, *, current: int | None = None, total: int | None = None
+    ) -> None:
+        """Says how far the run is.
+
+        Args:
+            message: What it is doing, for people.
+            current: Steps done.
+            total: Steps in all.
+        """
+        event = Event(ignorable=True)
+        progress = event.run_progress.progress
+        progress.message, progress.current, progress.total = message, current or 0, total or 0
+        progress.time.GetCurrentTime()
+        await self._work.post(event)
+
+    # Steps and tools
+
+    async def step(
+        self, name: str, function: Callable[..., Awaitable[T] | T], *arguments: object
+    ) -> T:
+        """Does a piece of work once, also over crashes: a recorded result is not computed again.
+
+        Args:
+            name: Names the step; the same name again is the next occurrence of it.
+            function: The work, async or plain (which then runs in a thread).
+            *arguments: Passed to the function.
+
+        Returns:
+            What the function returned, by way of JSON.
+        """
+        parents = _step_path.get()
+        occurrence = self._steps[parents, name] = self._steps.get((parents, name), 0) + 1
+        recorded = (await self.view()).steps.get((parents, name, occurrence))
+        if recorded is not None:
+            result: T = json.loads(recorded.result_json)
+            return result
+        token = _step_path.set((*parents, f"{name}#{occurrence}"))
+        try:
+            result = await _call(function, *arguments)
+        finally:
+            _step_path.reset(token)
+        event = Event()
+        step = event.step_recorded
+        step.parents.extend(parents)
+        step.name, step.occurrence = name, occurrence
+        step.result_json = json.dumps(result, ensure_ascii=False)
+        await self._work.commit(event)
+        return result
+
+    async def tool_started(self, call: ToolCall, idempotent: bool) -> None:
+        """Records, before a tool runs, that it will."""
+        event = Event()
+        event.tool_started.call.CopyFrom(call)
+        event.tool_started.idempotent = idempotent
+        _tool_call.set(call.tool_call_id)
+        await self._work.commit(event)
+
+    async def tool_result(
+        self, call: ToolCall, text: str, is_error: bool = False, outcome_unknown: bool = False
+    ) -> Message:
+        """Adds the result of a tool call to the thread."""
+        result = ToolResult(
+            tool_call_id=call.tool_call_id,
+            name=call.name,
+            text=text,
+            is_error=is_error,
+            outcome_unknown=outcome_unknown,
+        )
+        content = [ContentBlock(tool_result=result)]
+        return await self._work.commit_message(Message(role=Role.ROLE_TOOL, content=content))
+
+
+_step_path: ContextVar[tuple[str, ...]] = ContextVar("step_path", default=())
+"""The steps in which code runs, outermost first."""
+
+
+async def _call(function: Callable[..., Awaitable[T] | T], *arguments: object) -> T:
+    if asyncio.iscoroutinefunction(function):
+        awaited: T = await function(*arguments)
+        return awaited
+    result: Any = await asyncio.to_thread(function, *arguments)
+    return await result if asyncio.iscoroutine(result) else result
+
+
+class MessageWriter:
+    """A message in the making."""
+
+    def __init__(self, work: Work, context_sequence: int) -> None:
+        self._work = work
+        self._context_sequence = context_sequence
+        self.message_id = work.open_message(context_sequence)
+
+    def delta(
+        self, index: int, text: str, kind: Delta.Kind.ValueType = Delta.KIND_TEXT
+    ) -> None:
+        """Shows a piece of a content block to whoever streams. Nothing is written to the log."""
+        self._work.write_delta(self.message_id, index, text, kind)
+
+    async def commit(
+        self,
+        content: Sequence[ContentBlock],
+        *,
+        usage: Usage | None = None,
+        model: str = "",
+        stop_reason: StopReason.ValueType = StopReason.STOP_REASON_UNSPECIFIED,
+    ) -> Message:
+        """Makes the message durable; it replaces its deltas."""
+        message = Message(
+            message_id=self.message_id,
+            role=Role.ROLE_ASSISTANT,
+            content=content,
+            context_sequence=self._context_sequence,
+            usage=usage,
+            model=model,
+            stop_reason=stop_reason,
+        )
+        return await self._work.commit_message(message)
+
+    async def discard(self, reason: str) -> None:
+        """Says that what was streamed is void."""
+        await self._work.discard_message(self.message_id, reason)
+
+
+class ContextJobs:
+    """The jobs of a run's thread. What it launches belongs to the thread, not to the run."""
+
+    def __init__(self, client: AsyncClient, run: Run) -> None:
+        self._client = client
+        self._run = run
+        self._launches = 0
+
+    async def launch(
+        self, agent: str, task: str, *, request_id: str | None = None, **options: Any
+    ) -> Job:
+        """Launches a job below this thread; see `AsyncClient.jobs.launch`.
+
+        A launch that is repeated after a crash is the same launch: its request_id follows from the
+        run and the tool call, or the number of launches before it.
+        """
+        self._launches += 1
+        place = _tool_call.get() or f"launch-{self._launches}"
+        return await self._client.jobs.launch(
+            agent,
+            task,
+            parent_thread_id=self._run.thread_id,
+            request_id=request_id or f"{self._run.run_id}:{place}",
+            **options,
+        )
+
+    async def get(self, job_id: str) -> Job:
+        return await self._client.jobs.get(job_id)
+
+    async def update(self, job_id: str, instructions: str, *, delivery: str = "interrupt") -> Job:
+        place = _tool_call.get()
+        request_id = f"{self._run.run_id}:{place}" if place else str(uuid.uuid4())
+        return await self._client.jobs.update(
+            job_id, instructions, delivery=delivery, request_id=request_id
+        )
+
+    async def cancel(self, job_id: str, *, cascade: bool = False) -> Job:
+        return await self._client.jobs.cancel(job_id, cascade=cascade)
+
+    async def list(self, **options: Any) -> list[Job]:
+        """Returns the jobs of this thread, newest first."""
+        found = self._client.jobs.list(parent_thread_id=self._run.thread_id, **options)
+        return [job async for job in found]
+
+
+class Stopped(BaseException):
+    """Raised in a thread whose run was asked to stop. No Exception: code must not swallow it."""
+
+
+class SyncContext:
+    """A run as a plain function sees it: the same as `Context`, without await."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._loop = asyncio.get_running_loop()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._ctx.stopping:
+            work.close()
+            raise Stopped
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    @property
+    def run(self) -> Run:
+        """The run, as it was when it was claimed."""
+        return self._ctx.run
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The configuration in effect."""
+        return self._ctx.config
+
+    @property
+    def workspace(self) -> Path:
+        """A directory that the agents of this session share."""
+        return self._ctx.workspace
+
+    def check_cancelled(self) -> None:
+        """Ends the function here if the run was asked to stop. Call it now and then."""
+        if self._ctx.stopping:
+            raise Stopped
+
+    def messages(self) -> list[Message]:
+        """Returns the messages of the conversation, oldest first."""
+        return self._wait(self._ctx.messages())
+
+    def input(self) -> str:
+        """Returns the text of the last message that is not the assistant's own."""
+        return self._wait(self._ctx.input())
+
+    def say(self, text: str) -> Message:
+        """Adds a message of the assistant to the thread."""
+        return self._wait(self._ctx.say(text))
+
+    def values(self) -> dict[str, Any]:
+        """Returns the thread's values."""
+        return self._wait(self._ctx.values())
+
+    def merge_values(self, patch: Mapping[str, object]) -> dict[str, Any]:
+        """Merges a patch into the thread's values; see `Context.merge_values`."""
+        return self._wait(self._ctx.merge_values(patch))
+
+    def emit(self, name: str, data: object = None) -> None:
+        """Writes an event of the agent's own; see `Context.emit`."""
+        self._wait(self._ctx.emit(name, data))
+
+    def progress(
+        self, message: str, *, current: int | None = None, total: int | None = None
+    ) -> None:
+        """Says how far the run is; see `Context.progress`."""
+        self._wait(self._ctx.progress(message, current=current, total=total))
+
+    def step(self, name: str, function: Callable[..., T], *arguments: object) -> T:
+        """Does a piece of work once, also over crashes; see `Context.step`."""
+        return self._wait(self._ctx.step(name, function, *arguments))

@@ -1,0 +1,171 @@
+"""The agents that this server can run, whatever they are made from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from callboard.v1.assistant_pb2 import Agent
+from callboard.v1.message_pb2 import Message
+from callboard_server.agents.chat import ChatAgent
+from callboard_server.agents.context import Context
+from callboard_server.agents.entrypoints import load_object
+from callboard_server.agents.function import adapt, to_message
+from callboard_server.agents.kit import job_tools
+from callboard_server.agents.tools import Tool, tool
+from callboard_server.config import AgentSettings, ConfigError, ServerConfig
+from callboard_server.models.base import ModelSpecError
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """An agent that can run."""
+
+    name: str
+    description: str
+    kind: Agent.Kind.ValueType
+    run: Callable[[Context], Awaitable[Message | None]]
+    """Runs it to its end and returns its result. A chat agent's is in the log already."""
+    config_schema: dict[str, Any] = field(default_factory=lambda: {"type": "object"})
+    """JSON Schema of the configuration that its assistants take."""
+    model: str = ""
+    tools: tuple[str, ...] = ()
+    timeout: float | None = None
+    """Seconds that a run may be RUNNING in all, where its request does not say."""
+
+
+class Registry:
+    """Agents by name."""
+
+    def __init__(self, agents: Iterable[AgentSpec] = ()) -> None:
+        self._agents: dict[str, AgentSpec] = {}
+        for agent in sorted(agents, key=lambda agent: agent.name):
+            if agent.name in self._agents:
+                raise ConfigError(f"there are two agents of the name {agent.name}")
+            self._agents[agent.name] = agent
+
+    @classmethod
+    def from_functions(cls, functions: Iterable[Callable[..., object]]) -> Registry:
+        """Registers functions under their own names, described by their docstrings' first lines.
+
+        Raises:
+            ConfigError: A function cannot be an agent; the message says why.
+        """
+        return cls(_adopt(function.__name__, function) for function in functions)
+
+    def __iter__(self) -> Iterator[AgentSpec]:
+        return iter(self._agents.values())
+
+    def get(self, name: str) -> AgentSpec | None:
+        return self._agents.get(name)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._agents)
+
+
+def load(config: ServerConfig, base: Path) -> Registry:
+    """Makes the agents of a configuration.
+
+    Args:
+        config: The configuration.
+        base: Its folder.
+
+    Raises:
+        ConfigError: An agent cannot be made; the message names the key and the reason.
+    """
+    return Registry(
+        _load_agent(name, settings, base.resolve()) for name, settings in config.agents.items()
+    )
+
+
+def _adopt(name: str, function: Callable[..., object]) -> AgentSpec:
+    try:
+        return _make_spec(name, function)
+    except TypeError as error:
+        raise ConfigError(f"agent {name}: {_place(function)}{error}") from error
+
+
+def _load_agent(name: str, settings: AgentSettings, base: Path) -> AgentSpec:
+    if settings.entrypoint is None:
+        chat = _make_chat_agent(name, settings, base)
+        return _make_spec(name, chat, settings.description, settings.timeout)
+    key = f"[agents.{name}] entrypoint"
+    agent = _load(settings.entrypoint, base, key)
+    try:
+        return _make_spec(name, agent, settings.description, settings.timeout)
+    except TypeError as error:
+        reason = f"{_place(agent)}{error}"
+        raise ConfigError(f'{key} "{settings.entrypoint}": {reason}') from error
+
+
+def _make_chat_agent(name: str, settings: AgentSettings, base: Path) -> ChatAgent:
+    tools = [_load_tool(f"[agents.{name}] tools", written, base) for written in settings.tools]
+    if settings.callable_agents:
+        tools += job_tools(settings.callable_agents)
+    try:
+        return ChatAgent(settings.model or "", settings.system, tools, settings.max_turns, base)
+    except ModelSpecError as error:
+        raise ConfigError(f"[agents.{name}] model: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"[agents.{name}] tools: {error}") from error
+
+
+def _load_tool(key: str, written: str, base: Path) -> Tool:
+    found = _load(written, base, key)
+    if isinstance(found, Tool):
+        return found
+    if not inspect.isroutine(found):
+        raise ConfigError(f'{key} "{written}": is {type(found).__name__}, not a function')
+    try:
+        return tool(found)
+    except TypeError as error:
+        raise ConfigError(f'{key} "{written}": {_place(found)}{error}') from error
+
+
+def _load(entrypoint: str, base: Path, key: str) -> object:
+    try:
+        return load_object(entrypoint, base)
+    except ConfigError as error:
+        raise ConfigError(f'{key} "{entrypoint}": {error}') from error
+
+
+def _make_spec(
+    name: str, agent: object, description: str = "", timeout: float | None = None
+) -> AgentSpec:
+    function = adapt(agent)
+
+    async def run(ctx: Context) -> Message | None:
+        return to_message(await function(ctx))
+
+    if isinstance(agent, ChatAgent):
+        return AgentSpec(
+            name=name,
+            description=description,
+            kind=Agent.KIND_CHAT,
+            run=run,
+            config_schema=agent.config_schema,
+            model=agent.model,
+            tools=agent.tools,
+            timeout=timeout,
+        )
+    return AgentSpec(
+        name=name,
+        description=description or _first_line(agent),
+        kind=Agent.KIND_FUNCTION,
+        run=run,
+        timeout=timeout,
+    )
+
+
+def _place(found: object) -> str:
+    """Returns where something was defined, if it was in a file."""
+    code = getattr(inspect.unwrap(found) if callable(found) else found, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}: " if code else ""
+
+
+def _first_line(agent: object) -> str:
+    return (inspect.getdoc(agent) or "").partition("\n")[0]

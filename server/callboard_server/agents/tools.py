@@ -1,0 +1,280 @@
+"""Tools: functions that a model may call.
+
+A tool is made from a typed function. Its signature and docstring become the JSON Schema that the
+model reads, and what the model writes is checked against them before the function runs. Whatever
+goes wrong comes back as text that the model can act on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints, overload
+
+import structlog
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PydanticUserError,
+    ValidationError,
+    create_model,
+)
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticSerializationError, to_json
+
+from callboard.v1.message_pb2 import ToolCall
+from callboard_server.agents.context import Context, Stopped, SyncContext
+from callboard_server.agents.errors import AgentError, ToolError, describe_failure
+from callboard_server.validation import describe_errors, suggest
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_SECTION = re.compile(r"^(Args|Attributes|Example|Examples|Note|Raises|Returns|Yields):$", re.M)
+_ARGUMENT = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.+)", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Something that a model may call."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON Schema of the arguments, which are one object."""
+    call: Callable[[str, Context], Awaitable[object]]
+    """Takes the arguments as JSON text. Raises ToolError where they do not fit."""
+    idempotent: bool = False
+    """Whether it may run again when a crash hid whether it did."""
+    timeout: float | None = None
+    """Seconds it may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """What a model is told about a call."""
+
+    text: str
+    is_error: bool = False
+
+
+@overload
+def tool(
+    fn: Callable[..., object],
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    idempotent: bool = False,
+    timeout: float | None = None,
+) -> Tool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    idempotent: bool = False,
+    timeout: float | None = None,
+) -> Callable[[Callable[..., object]], Tool]: ...
+def tool(
+    fn: Callable[..., object] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    idempotent: bool = False,
+    timeout: float | None = None,
+) -> Tool | Callable[[Callable[..., object]], Tool]:
+    """Makes a tool from a typed function, async or plain, as a decorator or a call.
+
+    A parameter of the type Context (in an async function) or SyncContext (in a plain one, which
+    runs in a thread) gets the context of the run and is not shown to the model.
+
+    Args:
+        fn: The function. Its docstring's text and `Args:` describe the tool to the model.
+        name: The name for the model; the function's when left out.
+        description: What the tool does; from the docstring when left out.
+        idempotent: Whether it may run again when a crash hid whether it did.
+        timeout: Seconds it may take.
+
+    Raises:
+        TypeError: The function cannot be a tool; the message says why.
+    """
+
+    def make(function: Callable[..., object]) -> Tool:
+        text, arguments = _read_docstring(function)
+        call = _FunctionCall(function, arguments)
+        return Tool(
+            name=name or function.__name__,
+            description=text if description is None else description,
+            parameters=call.schema,
+            call=call,
+            idempotent=idempotent,
+            timeout=timeout,
+        )
+
+    return make if fn is None else make(fn)
+
+
+def index_tools(tools: list[Tool]) -> dict[str, Tool]:
+    """Returns tools by name.
+
+    Raises:
+        ValueError: Two have the same name.
+    """
+    by_name: dict[str, Tool] = {}
+    for item in tools:
+        if item.name in by_name:
+            raise ValueError(f"there are two tools of the name {item.name}")
+        by_name[item.name] = item
+    return by_name
+
+
+async def run_tool(tools: Mapping[str, Tool], call: ToolCall, ctx: Context) -> ToolOutput:
+    """Runs the tool that a model asked for. Raises only what ends the run, such as AgentError."""
+    wanted = tools.get(call.name)
+    if wanted is None:
+        hint = suggest(call.name, list(tools))
+        return ToolOutput(f"There is no tool {call.name}; {hint}", is_error=True)
+    try:
+        async with asyncio.timeout(wanted.timeout) as deadline:
+            return ToolOutput(_to_text(await wanted.call(call.arguments_json, ctx)))
+    except ToolError as error:
+        return ToolOutput(error.message, is_error=True)
+    except (AgentError, Stopped):
+        raise
+    # A tool that calls sys.exit() must not take the server with it.
+    except (Exception, SystemExit) as error:
+        if isinstance(error, TimeoutError) and deadline.expired():
+            return ToolOutput(f"{call.name} took longer than {wanted.timeout:g} s.", is_error=True)
+        return ToolOutput(_report(call.name, error), is_error=True)
+
+
+def _report(name: str, error: BaseException) -> str:
+    failure = describe_failure(error)
+    _log.error(
+        "tool_failed",
+        tool=name,
+        kind=failure.kind,
+        trace=failure.trace,
+        error_id=failure.error_id,
+    )
+    return f"{name} failed: {failure}."
+
+
+def _to_text(result: object) -> str:
+    if isinstance(result, str):
+        return result
+    if result is None:
+        return "ok"
+    try:
+        return to_json(result).decode()
+    except PydanticSerializationError:
+        kind = type(result).__name__
+        raise ToolError(f"The tool ran, but its result ({kind}) cannot be shown as JSON.") from None
+
+
+class _FunctionCall:
+    """Calls a function with arguments that were written as JSON."""
+
+    def __init__(self, function: Callable[..., object], descriptions: Mapping[str, str]) -> None:
+        self._function = function
+        self._is_async = inspect.iscoroutinefunction(function)
+        parameters = _parameters(function)
+        self._injected = [
+            name for name, (kind, _) in parameters.items() if kind in (Context, SyncContext)
+        ]
+        self._check_contexts(parameters)
+        self._names = [name for name in parameters if name not in self._injected]
+        try:
+            self._model = _make_model({n: parameters[n] for n in self._names}, descriptions)
+            self.schema = self._model.model_json_schema(schema_generator=_Schema)
+        except PydanticUserError as error:
+            raise TypeError(f"{function.__name__}: {error.message}") from error
+        self.schema.pop("title")
+
+    async def __call__(self, arguments_json: str, ctx: Context) -> object:
+        try:
+            arguments = self._model.model_validate_json(arguments_json or "{}")
+        except ValidationError as error:
+            raise ToolError(self._explain(error)) from None
+        values = {name: getattr(arguments, _field(name)) for name in self._names}
+        if self._is_async:
+            result = self._function(**values, **dict.fromkeys(self._injected, ctx))
+            return await result  # type: ignore[misc]
+        contexts = dict.fromkeys(self._injected, SyncContext(ctx))
+        return await asyncio.to_thread(self._function, **values, **contexts)
+
+    def _check_contexts(self, parameters: Mapping[str, tuple[Any, Any]]) -> None:
+        right = Context if self._is_async else SyncContext
+        for name in self._injected:
+            if parameters[name][0] is not right:
+                kind = "an async" if self._is_async else "a plain"
+                raise TypeError(
+                    f"{self._function.__name__} is {kind} function: "
+                    f"its parameter {name} must be of the type {right.__name__}"
+                )
+
+    def _explain(self, error: ValidationError) -> str:
+        problems = "\n".join(f"- {line}" for line in describe_errors(error, self.schema))
+        expected = to_json(self.schema["properties"]).decode()
+        return f"The arguments do not fit:\n{problems}\nExpected: {expected}"
+
+
+class _Schema(GenerateJsonSchema):
+    """Leaves out the titles that pydantic makes from names: they tell a model nothing."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _parameters(function: Callable[..., object]) -> dict[str, tuple[Any, Any]]:
+    """Returns the type and the default of each parameter."""
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"{function.__name__}: the type {error.name} cannot be found when the program runs"
+        ) from None
+    parameters = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{function.__name__}: {parameter} cannot be given by name")
+        if parameter.name not in hints:
+            raise TypeError(f"{function.__name__}: the parameter {parameter.name} has no type")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        parameters[parameter.name] = (hints[parameter.name], default)
+    return parameters
+
+
+def _make_model(
+    parameters: Mapping[str, tuple[Any, Any]], descriptions: Mapping[str, str]
+) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for name, (kind, default) in parameters.items():
+        if name in descriptions:
+            kind = Annotated[kind, Field(description=descriptions[name])]
+        fields[_field(name)] = (kind, Field(default, alias=name))
+    return create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _field(name: str) -> str:
+    """Names a parameter's field so that it never meets an attribute of the model."""
+    return f"argument_{name}"
+
+
+def _read_docstring(function: Callable[..., object]) -> tuple[str, dict[str, str]]:
+    """Returns the text of a Google docstring, and its arguments' descriptions."""
+    text, *sections = _SECTION.split(inspect.getdoc(function) or "")
+    bodies = dict(zip(sections[::2], sections[1::2], strict=True))
+    return text.strip(), _read_arguments(bodies.get("Args", ""))
+
+
+def _read_arguments(section: str) -> dict[str, str]:
+    """Reads `name: text` entries, whose further lines are indented more."""
+    entries = re.split(r"\n(?=\S)", inspect.cleandoc(section))
+    matches = (_ARGUMENT.match(entry) for entry in entries)
+    return {match["name"]: " ".join(match["text"].split()) for match in matches if match}

@@ -1,0 +1,99 @@
+"""The parts of a server, put together: store, engine, services."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from callboard import AsyncClient
+from callboard.v1.event_pb2 import Actor
+from callboard_server.agents.registry import Registry
+from callboard_server.channel import LocalChannel
+from callboard_server.config import ServerConfig
+from callboard_server.engine.engine import Caller, Engine
+from callboard_server.engine.execution import Claim
+from callboard_server.engine.jobs import DelegationLimits
+from callboard_server.rpc import Router
+from callboard_server.services.assistants import AssistantServicer
+from callboard_server.services.jobs import JobServicer
+from callboard_server.services.runs import RunServicer
+from callboard_server.services.server import ServerServicer
+from callboard_server.services.threads import ThreadServicer
+from callboard_server.store.base import Store
+from callboard_server.store.sqlite import SqliteStore
+
+TENANT = "default"
+DELEGATION = DelegationLimits(depth=8, width=10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A server without its transport."""
+
+    engine: Engine
+    router: Router
+
+    def channel(self, caller: Caller) -> LocalChannel:
+        """Returns a channel that calls this server in process."""
+        return LocalChannel(self.router, caller)
+
+
+def client_caller(name: str = "") -> Caller:
+    """Returns who calls from outside."""
+    return Caller(TENANT, Actor(kind=Actor.KIND_CLIENT, name=name))
+
+
+@asynccontextmanager
+async def open_app(config: ServerConfig, registry: Registry, store: Store | None = None) -> (
+    AsyncIterator[App]
+):
+    """Opens a server on its store; at the end, what runs is given back in good order.
+
+    Args:
+        config: the configuration.
+        registry: the agents.
+        store: where to keep everything; SQLite as the configuration says, when left out.
+
+    Raises:
+        StoreError: the store cannot be used; the message says why.
+    """
+    worker_id = str(uuid.uuid4())
+    settings = config.server
+    engine = Engine(
+        store or _sqlite(config, worker_id),
+        registry,
+        worker_id=worker_id,
+        slots=settings.slots,
+        grace=settings.grace,
+        workspaces=Path(settings.db).absolute().parent / f"{Path(settings.db).stem}.workspaces",
+        client_for=lambda claim: AsyncClient(channel=app.channel(_caller_of(claim))),
+        limits=DELEGATION,
+    )
+    servicers = [
+        AssistantServicer(engine),
+        ThreadServicer(engine),
+        RunServicer(engine),
+        JobServicer(engine),
+        ServerServicer(engine, settings.max_message_bytes),
+    ]
+    app = App(engine, Router(servicers, settings.max_message_bytes))
+    await engine.open()
+    try:
+        yield app
+    finally:
+        await engine.drain()
+        await engine.close()
+
+
+def _sqlite(config: ServerConfig, worker_id: str) -> SqliteStore:
+    return SqliteStore(
+        config.server.db, worker_id=worker_id, synchronous=config.store.synchronous
+    )
+
+
+def _caller_of(claim: Claim) -> Caller:
+    """A run calls in the name of its agent, within its tenant."""
+    return Caller(claim.tenant, Actor(kind=Actor.KIND_ASSISTANT, name=claim.run.agent))

@@ -1,0 +1,177 @@
+"""The configuration: what `callboard.toml` says, checked and typed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from callboard_server.validation import describe_errors, suggest
+
+_AGENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message names the file, the key and what would be right."""
+
+
+class _Section(BaseModel):
+    """A table of the file. TOML has types of its own, so none is guessed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ServerSettings(_Section):
+    """`[server]`: how the process listens and works."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 50_051
+    """0 takes any port that is free."""
+    insecure_bind: bool = False
+    """Whether `host` may be an address that others reach: there is no authentication."""
+    db: str = "callboard.db"
+    """The SQLite file, named from the working directory."""
+    slots: PositiveInt = 16
+    """How many runs compute at the same time."""
+    grace: NonNegativeFloat = 10.0
+    """Seconds that a run gets to stop."""
+    max_message_bytes: PositiveInt = 16 * 1024 * 1024
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @model_validator(mode="after")
+    def _check_bind(self) -> ServerSettings:
+        if not (self.insecure_bind or _is_loopback(self.host)):
+            raise PydanticCustomError(
+                "insecure_bind",
+                "host {host} can be reached by others, and the server has no authentication; "
+                "say insecure_bind = true if that is meant",
+                {"host": self.host},
+            )
+        return self
+
+
+class StoreSettings(_Section):
+    """`[store]`: how safe a commit is."""
+
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    """FULL outlasts a power cut, NORMAL a crash of the process."""
+
+
+class AgentSettings(_Section):
+    """`[agents.NAME]`: an entrypoint in code, or a chat agent without any."""
+
+    description: str = ""
+    entrypoint: str | None = None
+    """`file.py:object`, named from the folder of this file, or `package.module:object`."""
+    model: str | None = None
+    system: str = ""
+    tools: list[str] = []
+    """Functions, written like an entrypoint."""
+    max_turns: PositiveInt = 50
+    callable_agents: list[str] = []
+    """Agents that this one may launch as jobs: it gets the tools for that."""
+    timeout: PositiveFloat | None = None
+    """Seconds that a run may be RUNNING in all, where its request does not say."""
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> AgentSettings:
+        if (self.entrypoint is None) == (self.model is None):
+            raise PydanticCustomError("agent_kind", "needs either entrypoint or model")
+        extra = self.model_fields_set & {"system", "tools", "max_turns", "callable_agents"}
+        if self.entrypoint is not None and extra:
+            raise PydanticCustomError(
+                "agent_kind",
+                "{keys} belong to a model, not to an entrypoint",
+                {"keys": ", ".join(sorted(extra))},
+            )
+        return self
+
+
+class ServerConfig(_Section):
+    """The whole file."""
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    agents: dict[str, AgentSettings] = {}
+
+    @model_validator(mode="after")
+    def _check_agents(self) -> ServerConfig:
+        names = list(self.agents)
+        for name, agent in self.agents.items():
+            if not _AGENT_NAME.fullmatch(name) or _is_uuid(name):
+                raise PydanticCustomError(
+                    "agent_name",
+                    "agents.{name}: a name is a letter and up to 63 letters, digits, _ and -, "
+                    "and no UUID",
+                    {"name": name},
+                )
+            for other in agent.callable_agents:
+                if other not in names:
+                    raise PydanticCustomError(
+                        "callable_agents",
+                        "agents.{name}.callable_agents: there is no agent {other}; {hint}",
+                        {"name": name, "other": other, "hint": suggest(other, names)},
+                    )
+        return self
+
+
+def load_config(path: Path, server: Mapping[str, object] | None = None) -> ServerConfig:
+    """Reads a configuration.
+
+    Args:
+        path: The file.
+        server: Values that go before those of `[server]`, as from a command line.
+
+    Raises:
+        ConfigError: The file cannot be read, or says something that is wrong.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    try:
+        return ServerConfig.model_validate(_lay_over(table, server or {}))
+    except ValidationError as error:
+        problems = describe_errors(error, ServerConfig.model_json_schema())
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+
+
+def _lay_over(table: dict[str, Any], server: Mapping[str, object]) -> dict[str, Any]:
+    section = table.get("server", {})
+    if not isinstance(section, dict):
+        return table
+    return {**table, "server": {**section, **server}}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        UUID(name)
+    except ValueError:
+        return False
+    return True

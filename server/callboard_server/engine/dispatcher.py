@@ -1,0 +1,398 @@
+"""The dispatcher: claims runs that are ready, runs their agents in its slots, and stops them.
+
+What it does follows from the log: a run_created wakes it, a run_cancel_requested makes it stop what
+it runs. So it makes no difference which server wrote the event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from callboard.structs import to_dict
+from callboard.v1.assistant_pb2 import Agent, Assistant
+from callboard.v1.error_pb2 import ErrorReason
+from callboard.v1.lifecycle_pb2 import Outcome, RunError
+from callboard.v1.message_pb2 import Message
+from callboard_server.agents.context import Context
+from callboard_server.agents.errors import AgentError, describe_failure
+from callboard_server.agents.registry import AgentSpec, Registry
+from callboard_server.engine.admission import release_due, rescue
+from callboard_server.engine.assistants import Assistants
+from callboard_server.engine.execution import Claim, Execution
+from callboard_server.engine.lifecycle import (
+    FAILED,
+    RUNNING,
+    SERVER,
+    SUCCEEDED,
+    TIMED_OUT,
+    Fenced,
+    ThreadLine,
+    start,
+)
+from callboard_server.engine.live import Hub
+from callboard_server.errors import ServiceError
+from callboard_server.log.events import KINDS
+from callboard_server.log.records import Record
+from callboard_server.store.base import RunRow, Store, StoreError, Transaction
+
+if TYPE_CHECKING:
+    from callboard import AsyncClient
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+_WAKING = frozenset({KINDS["run_created"], KINDS["run_queued"], KINDS["run_finished"]})
+_STOPPING = KINDS["run_cancel_requested"]
+_GRPC_UNKNOWN, _GRPC_FAILED_PRECONDITION = 2, 9
+STORE_RETRY = 1.0
+"""Seconds until the dispatcher tries again when the store does not answer."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """A run at work in this process."""
+
+    claim: Claim
+    task: asyncio.Task[None]
+    context: Context | None = None
+    fence: asyncio.TimerHandle | None = None
+    """Fires when the grace to stop is over."""
+    deadline: asyncio.TimerHandle | None = None
+    """Fires when the run's timeout is used up."""
+
+
+class Dispatcher:
+    """Runs agents.
+
+    Args:
+        store: where the runs are.
+        hub: shows what they write.
+        registry: the agents.
+        assistants: their configurations.
+        worker_id: names this process in the log.
+        slots: how many runs compute at the same time.
+        grace: seconds that a run gets to stop before it is fenced off.
+        workspaces: the folder that holds the sessions' workspaces.
+        client_for: makes the in-process client that a run's agent uses.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        registry: Registry,
+        assistants: Assistants,
+        *,
+        worker_id: str,
+        slots: int,
+        grace: float,
+        workspaces: Path,
+        client_for: Callable[[Claim], AsyncClient],
+    ) -> None:
+        self._store = store
+        self._hub = hub
+        self._registry = registry
+        self._assistants = assistants
+        self._worker_id = worker_id
+        self.slots = slots
+        self._grace = grace
+        self._workspaces = workspaces
+        self._client_for = client_for
+        self._reserved = 0
+        self._at_work: dict[int, _Job] = {}
+        self._wake = asyncio.Event()
+        self._draining = False
+        self._due: asyncio.TimerHandle | None = None
+        self._backlog = False
+
+    # From outside
+
+    @property
+    def slots_used(self) -> int:
+        return len(self._at_work) + self._reserved
+
+    async def open(self) -> None:
+        """Puts the runs of servers that are gone back in line and starts to claim."""
+        rescued = await self._store.write(rescue)
+        if rescued:
+            log.info("rescued runs of a server that is gone", runs=rescued)
+        self._loop = asyncio.create_task(self._claim_forever(), name="callboard-dispatcher")
+        self._wake.set()
+        await self.plan_due()
+
+    def observe(self, records: Sequence[Record]) -> None:
+        """Takes note of what was committed."""
+        for record in records:
+            if record.kind in _WAKING:
+                self._wake.set()
+            if record.kind == _STOPPING and record.run in self._at_work:
+                self._stop(self._at_work[record.run])
+
+    def reserve(self) -> bool:
+        """Takes a slot for a run that is about to be let in, if one is free and nobody waits."""
+        if self._draining or self._backlog or self.slots_used >= self.slots:
+            return False
+        self._reserved += 1
+        return True
+
+    def release(self) -> None:
+        """Gives a reserved slot back."""
+        self._reserved -= 1
+        self._wake.set()
+
+    def start_reserved(self, claim: Claim, assistant: Assistant) -> None:
+        """Begins a run that was claimed in a reserved slot."""
+        self._reserved -= 1
+        self._begin(claim, assistant)
+
+    def claim(self, tx: Transaction, run: RunRow) -> tuple[Claim, Assistant]:
+        """Claims a ready run within a transaction."""
+        agent = self._registry.get(run.data.agent)
+        from_top = agent is not None and agent.kind != Agent.KIND_CHAT
+        assistant = self._assistant(tx, run)
+        start(tx, run, self._worker_id, from_top=from_top)
+        return Claim.of(run), assistant
+
+    def _assistant(self, tx: Transaction, run: RunRow) -> Assistant:
+        data = run.data
+        try:
+            return self._assistants.resolve(
+                tx, run.thread.session.tenant, data.assistant_id, data.assistant_version
+            )
+        except ServiceError:
+            # It was deleted, or its agent is gone: the run ends with that when it starts.
+            return Assistant(assistant_id=data.assistant_id, agent=data.agent, name=data.agent)
+
+    async def drain(self) -> None:
+        """Stops claiming, gives what runs the grace to end, and puts the rest back in line."""
+        self._draining = True
+        self._loop.cancel()
+        if self._due is not None:
+            self._due.cancel()
+        jobs = list(self._at_work.values())
+        if jobs:
+            await asyncio.wait([job.task for job in jobs], timeout=self._grace)
+        for job in jobs:
+            job.task.cancel()
+            if job.context is not None:
+                job.context.stop()
+        if jobs:
+            await asyncio.wait([job.task for job in jobs], timeout=self._grace)
+
+    # Claiming
+
+    async def _claim_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._claim_ready()
+            except StoreError as error:
+                log.error("cannot claim runs", reason=str(error))
+                asyncio.get_running_loop().call_later(STORE_RETRY, self._wake.set)
+
+    async def _claim_ready(self) -> None:
+        while (free := self.slots - self.slots_used) > 0:
+            self._reserved += free
+            claimed: list[tuple[Claim, Assistant]] = []
+            try:
+                claimed = await self._store.write(lambda tx, n=free: self._claim_some(tx, n))
+            finally:
+                self._reserved -= free
+            for claim, assistant in claimed:
+                self._begin(claim, assistant)
+            self._backlog = len(claimed) == free
+            if not self._backlog:
+                return
+        self._backlog = True
+
+    def _claim_some(self, tx: Transaction, limit: int) -> list[tuple[Claim, Assistant]]:
+        return [self.claim(tx, run) for run in tx.ready_runs(limit)]
+
+    async def plan_due(self) -> None:
+        """Sets the timer for the next delayed run."""
+        due = await self._store.read(lambda reader: reader.next_due())
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if due is not None and not self._draining:
+            delay = max(0.0, due - time.time())
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_later(delay, lambda: loop.create_task(self._release_due()))
+
+    async def _release_due(self) -> None:
+        try:
+            await self._store.write(lambda tx: release_due(tx, tx.now / 1e9))
+            self._wake.set()
+            await self.plan_due()
+        except StoreError as error:
+            log.error("cannot release delayed runs", reason=str(error))
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_later(
+                STORE_RETRY, lambda: loop.create_task(self._release_due())
+            )
+
+    # Stopping
+
+    def _stop(self, job: _Job) -> None:
+        """Tells a run's code to stop, and gives it the grace."""
+        if job.context is not None:
+            job.context.stop()
+        loop = asyncio.get_running_loop()
+        job.fence = loop.call_later(self._grace, lambda: loop.create_task(self._fence(job.claim)))
+        job.task.cancel()
+
+    async def _fence(self, claim: Claim) -> None:
+        """Ends a run whose code did not stop in time; whatever it still writes is refused."""
+
+        def operation(tx: Transaction) -> None:
+            run = tx.run(claim.tenant, claim.run.run_id)
+            if run is not None and run.data.state == RUNNING and run.stop:
+                ThreadLine(tx, run.thread).finish_stopped(run)
+
+        try:
+            await self._store.write(operation)
+        except StoreError as error:
+            log.error("cannot fence a run", run=claim.run.run_id, reason=str(error))
+        if self._at_work.pop(claim.run_key, None) is not None:
+            log.warning("agent ignores the request to stop", **_names(claim))
+            self._wake.set()
+
+    def _time_out(self, job: _Job) -> None:
+        asyncio.get_running_loop().create_task(self._ask_time_out(job.claim))
+
+    async def _ask_time_out(self, claim: Claim) -> None:
+        def operation(tx: Transaction) -> None:
+            run = tx.run(claim.tenant, claim.run.run_id)
+            if run is not None and run.data.claim_epoch == claim.run.claim_epoch:
+                ThreadLine(tx, run.thread).stop(run, TIMED_OUT, SERVER)
+
+        try:
+            await self._store.write(operation)
+        except StoreError as error:
+            log.error("cannot time a run out", run=claim.run.run_id, reason=str(error))
+
+    # Running
+
+    def _begin(self, claim: Claim, assistant: Assistant) -> None:
+        task = asyncio.create_task(self._work(claim, assistant))
+        job = self._at_work[claim.run_key] = _Job(claim, task)
+        task.add_done_callback(lambda _: self._ended(claim.run_key))
+        timeout = self._timeout(claim)
+        if timeout is not None:
+            loop = asyncio.get_running_loop()
+            job.deadline = loop.call_later(timeout, self._time_out, job)
+
+    def _timeout(self, claim: Claim) -> float | None:
+        """How long the run may still be RUNNING, in seconds."""
+        run, agent = claim.run, self._registry.get(claim.run.agent)
+        if run.HasField("timeout"):
+            bound: float | None = run.timeout.ToNanoseconds() / 1e9
+        else:
+            bound = agent.timeout if agent else None
+        if bound is None:
+            return None
+        return max(0.0, bound - run.running_time.ToNanoseconds() / 1e9)
+
+    def _ended(self, run_key: int) -> None:
+        job = self._at_work.pop(run_key, None)
+        if job is not None:
+            for timer in (job.fence, job.deadline):
+                if timer is not None:
+                    timer.cancel()
+            self._wake.set()
+
+    async def _work(self, claim: Claim, assistant: Assistant) -> None:
+        """Runs an agent from its claim to its end."""
+        with structlog.contextvars.bound_contextvars(**_names(claim)):
+            execution = Execution(self._store, self._hub, claim, assistant)
+            try:
+                await self._run_agent(execution)
+            except Fenced:
+                log.info("run is no longer this claim's")
+            except StoreError as error:
+                log.error("run lost its store", reason=str(error))
+
+    async def _run_agent(self, execution: Execution) -> None:
+        agent = self._registry.get(execution.run.agent)
+        if agent is None:
+            await execution.finish(FAILED, _gone(execution.run.agent))
+            return
+        try:
+            result = await agent.run(self._context(execution, agent))
+        except asyncio.CancelledError:
+            await self._end_stopped(execution)
+        except (Fenced, StoreError):
+            raise
+        except AgentError as error:
+            await execution.finish(FAILED, _failed(error.message, error.reason))
+        except Exception as error:
+            failure = describe_failure(error)
+            log.error("agent failed", error_id=failure.error_id, trace=failure.trace)
+            outcome = _failed(f"the agent failed: {failure}")
+            outcome.error.error_id = failure.error_id
+            await execution.finish(FAILED, outcome)
+        else:
+            await self._succeed(execution, result)
+
+    async def _end_stopped(self, execution: Execution) -> None:
+        # The task was cancelled: what is left to do must not be.
+        if self._draining:
+            await execution.give_back()
+        else:
+            await execution.finish(FAILED, _failed("the agent cancelled itself"))
+
+    async def _succeed(self, execution: Execution, result: Message | None) -> None:
+        if result is None or result.HasField("create_time"):
+            outcome = Outcome(result=result or execution.last_message)
+            await execution.finish(SUCCEEDED, outcome)
+        else:
+            await execution.finish(SUCCEEDED, Outcome(), [execution.message_event(result)])
+
+    def _context(self, execution: Execution, agent: AgentSpec) -> Context:
+        run, assistant = execution.run, execution.assistant
+        context = Context(
+            execution,
+            author=assistant.name,
+            config={**to_dict(assistant.config), **to_dict(run.config)},
+            client=self._client_for(execution.claim),
+            workspace=self._workspaces / run.session_id,
+        )
+        job = self._at_work.get(execution.claim.run_key)
+        if job is not None:
+            job.context = context
+        return context
+
+
+def _names(claim: Claim) -> dict[str, object]:
+    run = claim.run
+    return {
+        "session": run.session_id,
+        "thread": run.thread_id,
+        "run": run.run_id,
+        "attempt": run.attempt,
+        "agent": run.agent,
+    }
+
+
+def _failed(
+    message: str, reason: ErrorReason.ValueType = ErrorReason.ERROR_REASON_AGENT_FAILED
+) -> Outcome:
+    return Outcome(error=RunError(code=_GRPC_UNKNOWN, reason=reason, message=message))
+
+
+def _gone(agent: str) -> Outcome:
+    error = RunError(
+        code=_GRPC_FAILED_PRECONDITION,
+        reason=ErrorReason.ERROR_REASON_AGENT_GONE,
+        message=f"agent {agent} is no longer registered on this server",
+    )
+    return Outcome(error=error)
+
+

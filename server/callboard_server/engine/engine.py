@@ -1,0 +1,257 @@
+"""The engine: what the services call."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from google.protobuf.message import Message as Proto
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from callboard.v1.assistant_pb2 import Assistant
+from callboard.v1.event_pb2 import Actor
+from callboard.v1.lifecycle_pb2 import Until
+from callboard.v1.run_pb2 import Run
+from callboard_server import errors
+from callboard_server.agents.registry import Registry
+from callboard_server.engine.assistants import Assistants
+from callboard_server.engine.dispatcher import Dispatcher
+from callboard_server.engine.execution import Claim
+from callboard_server.engine.jobs import DelegationLimits
+from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
+from callboard_server.engine.live import Hub
+from callboard_server.engine.present import show_run
+from callboard_server.log.records import Record
+from callboard_server.store.base import Reader, Remembered, RunRow, Store, ThreadRow, Transaction
+
+if TYPE_CHECKING:
+    from callboard import AsyncClient
+
+R = TypeVar("R", bound=Proto)
+
+LAG_INTERVAL = 0.5
+"""How often the event loop's lag is measured, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a call is made."""
+
+    tenant: str
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What makes a repeat of a creating request harmless."""
+
+    tenant: str
+    method: str
+    request_id: str
+    digest: bytes
+
+    @classmethod
+    def of(cls, caller: Caller, request: Proto, request_id: str) -> Once | None:
+        """Returns it for a request, or None where the request carries no request_id."""
+        if not request_id:
+            return None
+        # Deterministic: the order in which a client happened to write a map does not matter.
+        content = request.SerializeToString(deterministic=True)
+        method = request.DESCRIPTOR.full_name
+        return cls(caller.tenant, method, request_id, hashlib.sha256(content).digest())
+
+
+def once(
+    key: Once | None, answer_type: type[R], operation: Callable[[Transaction], R]
+) -> Callable[[Transaction], R]:
+    """Makes an operation that runs once for a request_id and gives its first answer again."""
+    if key is None:
+        return operation
+
+    def run(tx: Transaction) -> R:
+        found = tx.remembered(key.tenant, key.method, key.request_id)
+        if found is not None:
+            if found.digest != key.digest:
+                raise errors.request_id_reused(key.request_id)
+            return answer_type.FromString(found.response)
+        answer = operation(tx)
+        remembered = Remembered(key.digest, answer.SerializeToString())
+        tx.remember(key.tenant, key.method, key.request_id, remembered)
+        return answer
+
+    return run
+
+
+class Engine:
+    """Everything that happens, happens through here."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        worker_id: str,
+        slots: int,
+        grace: float,
+        workspaces: Path,
+        client_for: Callable[[Claim], AsyncClient],
+        limits: DelegationLimits,
+    ) -> None:
+        self.store = store
+        self.registry = registry
+        self.limits = limits
+        self.start_time = Timestamp()
+        self.start_time.FromNanoseconds(time.time_ns())
+        self.assistants = Assistants(registry, self.start_time)
+        self.hub = Hub()
+        self.dispatcher = Dispatcher(
+            store,
+            self.hub,
+            registry,
+            self.assistants,
+            worker_id=worker_id,
+            slots=slots,
+            grace=grace,
+            workspaces=workspaces,
+            client_for=client_for,
+        )
+        self.draining = False
+        self.loop_lag = 0.0
+        """How late the event loop last was, in seconds."""
+
+    async def open(self) -> None:
+        """Opens the store and starts to run what is there to run.
+
+        Raises:
+            StoreError: the store cannot be used; the message says why.
+        """
+        await self.store.open(self._observe)
+        await self.dispatcher.open()
+        self._gauge = asyncio.create_task(self._measure_lag(), name="callboard-lag")
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            expected = loop.time() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            self.loop_lag = max(0.0, loop.time() - expected)
+
+    def _observe(self, records: Sequence[Record]) -> None:
+        self.hub.publish(records)
+        self.dispatcher.observe(records)
+
+    async def drain(self) -> None:
+        """Ends the streams, and what runs is given back or ends within the grace."""
+        self.draining = True
+        self.hub.drain()
+        await self.dispatcher.drain()
+
+    async def close(self) -> None:
+        self._gauge.cancel()
+        await self.store.close()
+
+    # Letting runs in
+
+    async def admit(
+        self, key: Once | None, answer_type: type[R], operation: Callable[[Transaction], Admitted[R]]
+    ) -> R:
+        """Runs an operation that lets a run in, and starts that run at once if a slot is free.
+
+        The operation and the start of the run belong together: a caller that goes away in between
+        does not part them.
+        """
+        if self.draining:
+            raise errors.draining()
+        return await asyncio.shield(
+            asyncio.create_task(self._admit(key, answer_type, operation))
+        )
+
+    async def _admit(
+        self, key: Once | None, answer_type: type[R], operation: Callable[[Transaction], Admitted[R]]
+    ) -> R:
+        reserved = self.dispatcher.reserve()
+        started: list[tuple[Claim, Assistant]] = []
+        delayed = False
+
+        def whole(tx: Transaction) -> R:
+            nonlocal delayed
+            admitted = operation(tx)
+            delayed = admitted.run.start_at is not None
+            if reserved and admitted.run.ready:
+                started.append(self.dispatcher.claim(tx, admitted.run))
+            return admitted.answer()
+
+        committed = False
+        try:
+            answer = await self.store.write(once(key, answer_type, whole))
+            committed = True
+        finally:
+            if reserved and not (committed and started):
+                self.dispatcher.release()
+        if started:
+            self.dispatcher.start_reserved(*started[0])
+        if delayed:
+            await self.dispatcher.plan_due()
+        return answer
+
+    # Waiting
+
+    async def wait_for_run(
+        self, tenant: str, run_id: str, until: Until.ValueType, timeout: float
+    ) -> Run:
+        """Returns a run once it is done (or needs an action), or when the time is up."""
+
+        def look(reader: Reader) -> tuple[int, Run]:
+            row = find_run(reader, tenant, run_id)
+            return row.key, show_run(reader, row)
+
+        key, run = await self.store.read(look)
+        stops = TERMINAL if until == Until.UNTIL_DONE else TERMINAL | {REQUIRES_ACTION}
+        try:
+            async with asyncio.timeout(timeout):
+                with self.hub.changes_of(key) as changed:
+                    while True:
+                        _, run = await self.store.read(look)
+                        if run.state in stops:
+                            return run
+                        await changed.wait()
+                        changed.clear()
+        except TimeoutError:
+            return run
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted(Generic[R]):
+    """A run that was let in, and what to answer once it is claimed or not."""
+
+    run: RunRow
+    answer: Callable[[], R]
+
+
+def find_thread(reader: Reader, tenant: str, thread_id: str) -> ThreadRow:
+    """Returns a thread.
+
+    Raises:
+        ServiceError: there is none.
+    """
+    thread = reader.thread(tenant, thread_id)
+    if thread is None:
+        raise errors.thread_not_found(thread_id)
+    return thread
+
+
+def find_run(reader: Reader, tenant: str, run_id: str) -> RunRow:
+    """Returns a run.
+
+    Raises:
+        ServiceError: there is none.
+    """
+    run = reader.run(tenant, run_id)
+    if run is None:
+        raise errors.run_not_found(run_id)
+    return run

@@ -1,0 +1,159 @@
+"""Jobs: threads of their own with the run that works on them now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+
+from callboard.v1.event_pb2 import Actor, Event, JobContext, JobDelivery, JobNotify
+from callboard.v1.lifecycle_pb2 import MultitaskStrategy
+from callboard_server import errors
+from callboard_server.engine.admission import (
+    NewRun,
+    NewThread,
+    admit,
+    cancel_thread,
+    open_session,
+    open_thread,
+)
+from callboard_server.log.fold import launched_job
+from callboard_server.store.base import JobRow, Reader, ThreadRow, Transaction
+
+SUGGEST_FROM = 4
+"""How many characters of a shortened job id are enough to suggest the whole one."""
+
+
+@dataclass(slots=True)
+class NewJob:
+    """A job to launch."""
+
+    thread: NewThread
+    run: NewRun
+    task: str
+    parent_thread_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    notify: JobNotify.ValueType = JobNotify.JOB_NOTIFY_OUTCOME_AND_ACTIONS
+    context: JobContext.ValueType = JobContext.JOB_CONTEXT_ISOLATED
+    pass_values: Iterable[str] = ()
+    timeout: Duration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationLimits:
+    """How far delegation may go."""
+
+    depth: int
+    """Threads below a root thread, counted downwards."""
+    width: int
+    """Active jobs below one thread."""
+
+
+def launch(
+    tx: Transaction, tenant: str, new: NewJob, limits: DelegationLimits, actor: Actor
+) -> JobRow:
+    """Opens a job's thread and lets its first run in."""
+    parent = _parent(tx, tenant, new.parent_thread_id)
+    if parent is None:
+        thread = open_session(tx, tenant, new.thread, actor)
+    else:
+        _check_limits(tx, parent, limits)
+        thread = open_thread(tx, parent.session, parent, new.thread, actor)
+    event = Event(actor=actor)
+    _describe(event, new)
+    tx.append(thread, event)
+    new.run.values = _passed(parent, new)
+    run = admit(tx, thread, new.run, actor)
+    job = launched_job(event)
+    job.run_count = 1
+    return tx.add_job(thread, parent.key if parent else None, run, job)
+
+
+def _parent(tx: Transaction, tenant: str, thread_id: str) -> ThreadRow | None:
+    if not thread_id:
+        return None
+    parent = tx.thread(tenant, thread_id)
+    if parent is None:
+        raise errors.thread_not_found(thread_id)
+    return parent
+
+
+def _describe(event: Event, new: NewJob) -> None:
+    launched = event.job_launched
+    launched.parent_thread_id = new.parent_thread_id
+    launched.assistant_id, launched.agent = new.run.assistant_id, new.run.agent
+    launched.task = new.task
+    launched.labels.update(new.labels)
+    launched.notify, launched.context = new.notify, new.context
+    if new.timeout is not None:
+        launched.timeout.CopyFrom(new.timeout)
+
+
+def _passed(parent: ThreadRow | None, new: NewJob) -> Struct | None:
+    """The values to begin with: those of the parent that are named, then the task's own."""
+    values = Struct()
+    if parent is not None:
+        for name in new.pass_values:
+            if name in parent.values.fields:
+                values.fields[name].CopyFrom(parent.values.fields[name])
+    if new.run.values is not None:
+        values.MergeFrom(new.run.values)
+    return values
+
+
+def _check_limits(tx: Transaction, parent: ThreadRow, limits: DelegationLimits) -> None:
+    depth, above = 1, parent
+    while above.parent is not None:
+        depth, above = depth + 1, tx.thread_at(above.parent)
+    if depth > limits.depth:
+        raise errors.delegation_limit("depth", limits.depth)
+    if tx.active_jobs(parent.key) >= limits.width:
+        raise errors.delegation_limit("width", limits.width)
+
+
+def find(reader: Reader, tenant: str, job_id: str) -> JobRow:
+    """Returns a job.
+
+    Raises:
+        ServiceError: there is none; names the one whose id begins alike, if there is just one.
+    """
+    job = reader.job(tenant, job_id)
+    if job is None:
+        alike = reader.jobs_like(tenant, job_id, 2) if len(job_id) >= SUGGEST_FROM else []
+        raise errors.job_not_found(job_id, alike[0] if len(alike) == 1 else None)
+    return job
+
+
+_STRATEGIES = {
+    JobDelivery.JOB_DELIVERY_INTERRUPT: MultitaskStrategy.MULTITASK_STRATEGY_INTERRUPT,
+    JobDelivery.JOB_DELIVERY_ENQUEUE: MultitaskStrategy.MULTITASK_STRATEGY_ENQUEUE,
+}
+
+
+def update(
+    tx: Transaction,
+    job: JobRow,
+    new: NewRun,
+    instructions: str,
+    delivery: JobDelivery.ValueType,
+    actor: Actor,
+) -> JobRow:
+    """Gives a job new instructions and the run that follows them."""
+    event = Event(actor=actor)
+    event.job_updated.instructions = instructions
+    event.job_updated.delivery = delivery
+    tx.append(job.thread, event)
+    new.strategy = _STRATEGIES[delivery]
+    job.run = admit(tx, job.thread, new, actor)
+    job.data.run_count += 1
+    tx.save_job(job)
+    return job
+
+
+def cancel(tx: Transaction, job: JobRow, actor: Actor, *, cascade: bool) -> None:
+    """Cancels whatever is active or waiting on a job's thread, and with `cascade` below it."""
+    threads = tx.threads_below(job.thread.key) if cascade else [job.thread]
+    for thread in threads:
+        cancel_thread(tx, thread, actor)

@@ -1,0 +1,68 @@
+"""Rows as the contract shows them: with everything that follows from other rows filled in."""
+
+from __future__ import annotations
+
+import hashlib
+
+from callboard.v1.job_pb2 import Job
+from callboard.v1.lifecycle_pb2 import WaitingFor
+from callboard.v1.run_pb2 import Run
+from callboard.v1.thread_pb2 import Thread
+from callboard_server.engine.lifecycle import QUEUED, RUNNING
+from callboard_server.log.fold import job_with_run
+from callboard_server.store.base import JobRow, Reader, RunRow, ThreadRow
+
+
+def show_thread(reader: Reader, row: ThreadRow) -> Thread:
+    thread = Thread()
+    thread.CopyFrom(row.data)
+    live = reader.live_runs(row.key)
+    thread.state = _state(any(_is_busy(run) for run in live))
+    thread.tree_state = _state(reader.tree_is_busy(row.key))
+    thread.head_sequence = row.session.head
+    thread.oldest_sequence = row.session.oldest
+    thread.etag = _etag(thread)
+    return thread
+
+
+def _etag(thread: Thread) -> str:
+    """A digest of what UpdateThread can change."""
+    changeable = Thread(metadata=thread.metadata, ttl=thread.ttl)
+    content = changeable.SerializeToString(deterministic=True)
+    return hashlib.blake2s(content, digest_size=8).hexdigest()
+
+
+def _state(busy: bool) -> Thread.State.ValueType:
+    return Thread.STATE_BUSY if busy else Thread.STATE_IDLE
+
+
+def _is_busy(run: RunRow) -> bool:
+    return run.data.state == RUNNING or (run.data.state == QUEUED and run.start_at is None)
+
+
+def show_run(reader: Reader, row: RunRow) -> Run:
+    run = Run()
+    run.CopyFrom(row.data)
+    if run.state == QUEUED:
+        run.waiting_for.CopyFrom(_waiting_for(reader, row))
+    return run
+
+
+def show_job(reader: Reader, row: JobRow) -> Job:
+    job = job_with_run(row.data, show_run(reader, row.run))
+    job.sequence = row.thread.session.head
+    return job
+
+
+def _waiting_for(reader: Reader, row: RunRow) -> WaitingFor:
+    """Says why a queued run does not run."""
+    if row.start_at is not None:
+        return WaitingFor(kind=WaitingFor.KIND_TIMER, until=row.data.start_after)
+    if row.ready:
+        return WaitingFor(kind=WaitingFor.KIND_SLOT, position=reader.ready_before(row))
+    before = [
+        other.data.run_id
+        for other in reader.live_runs(row.thread.key)
+        if _is_busy(other) and (other.queued_at, other.key) < (row.queued_at, row.key)
+    ]
+    return WaitingFor(kind=WaitingFor.KIND_THREAD, ids=before)

@@ -1,0 +1,283 @@
+"""What events come to: the state of a run, a job and a thread as folds over their events.
+
+The rows of the store are written with these very functions, so that a row is always what folding
+the log would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from callboard.v1.event_pb2 import Action, Event, RunTrigger
+from callboard.v1.job_pb2 import Job
+from callboard.v1.lifecycle_pb2 import RunState
+from callboard.v1.message_pb2 import Message, Usage
+from callboard.v1.run_pb2 import Run
+from callboard_server.log.events import kinds
+
+
+def created_run(event: Event) -> Run:
+    """Returns the run that a run_created event makes."""
+    made = event.run_created
+    run = Run(
+        run_id=event.run_id,
+        thread_id=event.thread_id,
+        session_id=event.session_id,
+        assistant_id=made.assistant_id,
+        assistant_version=made.assistant_version,
+        agent=made.agent,
+        state=RunState.RUN_STATE_QUEUED,
+        attempt=1,
+        multitask_strategy=made.multitask_strategy,
+        trigger=made.trigger,
+        additional_instructions=made.additional_instructions,
+        created_sequence=event.sequence,
+        create_time=event.time,
+    )
+    for name in ("config", "metadata", "timeout", "start_after"):
+        if made.HasField(name):
+            getattr(run, name).CopyFrom(getattr(made, name))
+    return run
+
+
+def apply_to_run(run: Run, event: Event) -> bool:
+    """Brings a run up to date with an event of its own; returns whether that changed it."""
+    apply = _RUN_FOLDS.get(event.WhichOneof("payload") or "")
+    if apply is None:
+        return False
+    apply(run, event)
+    return True
+
+
+def _started(run: Run, event: Event) -> None:
+    run.state = RunState.RUN_STATE_RUNNING
+    run.claim_epoch = event.claim_epoch
+    run.attempt = event.attempt
+    run.ClearField("waiting_for")
+    if not run.HasField("start_time"):
+        run.start_time.CopyFrom(event.time)
+    run.last_start_time.CopyFrom(event.time)
+
+
+def _progressed(run: Run, event: Event) -> None:
+    run.progress.CopyFrom(event.run_progress.progress)
+
+
+def _waits(run: Run, event: Event) -> None:
+    _stop_clock(run, event.time)
+    run.state = event.run_waiting.state
+    run.waiting_for.CopyFrom(event.run_waiting.waiting_for)
+
+
+def _queued(run: Run, event: Event) -> None:
+    _stop_clock(run, event.time)
+    run.state = RunState.RUN_STATE_QUEUED
+    run.attempt = event.attempt
+    run.ClearField("waiting_for")
+
+
+def _stopping(run: Run, event: Event) -> None:
+    run.cancel_requested = True
+    run.superseded_by_run_id = event.run_cancel_requested.superseded_by_run_id
+
+
+def _said(run: Run, event: Event) -> None:
+    message = event.message_added.message
+    if message.HasField("usage"):
+        add_usage(run.usage, message.usage)
+
+
+def _finished(run: Run, event: Event) -> None:
+    _stop_clock(run, event.time)
+    run.state = event.run_finished.state
+    run.outcome.CopyFrom(event.run_finished.outcome)
+    run.end_time.CopyFrom(event.time)
+    run.ClearField("waiting_for")
+
+
+_RUN_FOLDS: dict[str, Callable[[Run, Event], None]] = {
+    "run_started": _started,
+    "run_progress": _progressed,
+    "run_waiting": _waits,
+    "run_queued": _queued,
+    "run_cancel_requested": _stopping,
+    "message_added": _said,
+    "run_finished": _finished,
+}
+
+
+def _stop_clock(run: Run, now: Timestamp) -> None:
+    """Adds the time since the run's last start to its running time."""
+    if run.state == RunState.RUN_STATE_RUNNING:
+        ran = max(0, now.ToNanoseconds() - run.last_start_time.ToNanoseconds())
+        run.running_time.FromNanoseconds(run.running_time.ToNanoseconds() + ran)
+
+
+def add_usage(total: Usage, part: Usage) -> None:
+    """Adds the counts of one model call to a total."""
+    total.input_tokens += part.input_tokens
+    total.cached_input_tokens += part.cached_input_tokens
+    total.cache_write_tokens += part.cache_write_tokens
+    total.output_tokens += part.output_tokens
+    total.reasoning_tokens += part.reasoning_tokens
+    total.model_calls += part.model_calls
+
+
+def launched_job(event: Event) -> Job:
+    """Returns the job that a job_launched event makes, as yet without a run."""
+    made = event.job_launched
+    job = Job(
+        job_id=event.thread_id,
+        session_id=event.session_id,
+        parent_thread_id=made.parent_thread_id,
+        assistant_id=made.assistant_id,
+        agent=made.agent,
+        task=made.task,
+        labels=made.labels,
+        notify=made.notify,
+        create_time=event.time,
+    )
+    if made.HasField("timeout"):
+        job.timeout.CopyFrom(made.timeout)
+    return job
+
+
+def job_with_run(job: Job, run: Run) -> Job:
+    """Returns a job as it stands with its current run."""
+    standing = Job()
+    standing.CopyFrom(job)
+    standing.run_id = run.run_id
+    standing.state = run.state
+    standing.attempt = run.attempt
+    for name in ("waiting_for", "progress", "outcome", "start_time", "end_time"):
+        if run.HasField(name):
+            getattr(standing, name).CopyFrom(getattr(run, name))
+    return standing
+
+
+
+JOB_KINDS = kinds(
+    "job_launched",
+    "run_created",
+    "run_started",
+    "run_progress",
+    "run_waiting",
+    "run_queued",
+    "run_cancel_requested",
+    "run_finished",
+)
+"""The kinds of events that change a job."""
+
+
+class JobsFold:
+    """The jobs of a session as its events make them, one event at a time."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._runs: dict[str, Run] = {}
+
+    def start_from(self, job: Job, run: Run) -> None:
+        """Takes a job in as it stands, so that events after it can be applied."""
+        self._jobs[job.job_id] = job
+        self._runs[run.run_id] = run
+
+    def apply(self, event: Event) -> Job | None:
+        """Applies an event and returns the job that it changed, if it changed one."""
+        match event.WhichOneof("payload"):
+            case "job_launched":
+                self._jobs[event.thread_id] = launched_job(event)
+                return None
+            case "run_created" if self._works_on_job(event):
+                self._adopt(event)
+            case _ if event.run_id in self._runs:
+                apply_to_run(self._runs[event.run_id], event)
+            case _:
+                return None
+        return self._changed(event)
+
+    def _works_on_job(self, event: Event) -> bool:
+        by_job = event.run_created.trigger == RunTrigger.RUN_TRIGGER_JOB
+        return by_job and event.thread_id in self._jobs
+
+    def _adopt(self, event: Event) -> None:
+        job = self._jobs[event.thread_id]
+        self._runs[event.run_id] = created_run(event)
+        self._runs.pop(job.run_id, None)
+        job.run_id = event.run_id
+        job.run_count += 1
+
+    def _changed(self, event: Event) -> Job | None:
+        job = self._jobs.get(event.thread_id)
+        if job is None or job.run_id != event.run_id:
+            return None
+        job.sequence = event.sequence
+        return job_with_run(job, self._runs[event.run_id])
+
+
+VALUE_KINDS = kinds("values_merged", "claim_voided")
+"""The kinds of events from which a thread's values follow."""
+
+
+class ThreadFold:
+    """A thread's values, messages and open actions as its events make them."""
+
+    def __init__(self) -> None:
+        self._messages: list[Event] = []
+        self._patches: list[Event] = []
+        self.actions: dict[str, Action] = {}
+        """Open actions by id."""
+
+    @property
+    def messages(self) -> list[Message]:
+        return [event.message_added.message for event in self._messages]
+
+    @property
+    def values(self) -> Struct:
+        values = Struct()
+        for event in self._patches:
+            merge_patch(values, event.values_merged.patch)
+        return values
+
+    def apply(self, event: Event) -> None:
+        match event.WhichOneof("payload"):
+            case "message_added":
+                self._messages.append(event)
+            case "values_merged":
+                self._patches.append(event)
+            case "claim_voided":
+                self._messages = [e for e in self._messages if not is_void(e, event)]
+                self._patches = [e for e in self._patches if not is_void(e, event)]
+            case "action_raised":
+                self.actions[event.action_raised.action.action_id] = event.action_raised.action
+            case "action_answered":
+                self.actions.pop(event.action_answered.response.action_id, None)
+            case "action_closed":
+                self.actions.pop(event.action_closed.action_id, None)
+
+
+def is_void(event: Event, voided: Event) -> bool:
+    """Whether a claim_voided event takes an event back."""
+    epoch = voided.claim_voided.claim_epoch
+    return event.run_id == voided.run_id and event.claim_epoch == epoch
+
+
+def merge_patch(target: Struct, patch: Struct) -> None:
+    """Applies a JSON merge patch (RFC 7396) in place."""
+    for name, value in patch.fields.items():
+        kind = value.WhichOneof("kind")
+        if kind in ("null_value", None):
+            target.fields.pop(name, None)
+        elif kind == "struct_value":
+            merge_patch(_struct_at(target, name), value.struct_value)
+        else:
+            target.fields[name].CopyFrom(value)
+
+
+def _struct_at(target: Struct, name: str) -> Struct:
+    held: Value = target.fields[name]
+    if held.WhichOneof("kind") != "struct_value":
+        held.struct_value.SetInParent()
+    return held.struct_value

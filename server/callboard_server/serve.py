@@ -1,0 +1,54 @@
+"""A server process from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from callboard_server import logs
+from callboard_server.agents.registry import load
+from callboard_server.app import open_app
+from callboard_server.config import ServerConfig
+from callboard_server.transport import GrpcServer
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def serve(
+    config: ServerConfig, base: Path, on_ready: Callable[[str, int], None] | None = None
+) -> None:
+    """Serves until SIGTERM or SIGINT, then stops in good order.
+
+    Args:
+        config: the configuration.
+        base: the folder from which its files are named.
+        on_ready: called with host and port once the server takes calls.
+
+    Raises:
+        ConfigError: an agent cannot be loaded.
+        StoreError: the database cannot be used.
+        OSError: the address cannot be had.
+    """
+    settings = config.server
+    logs.configure(settings)
+    stopping = asyncio.Event()
+    for number in _SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with open_app(config, load(config, base)) as app:
+        server = GrpcServer(app.router, settings.max_message_bytes)
+        port = await server.start(settings.host, settings.port)
+        log.info("serving", host=settings.host, port=port, db=settings.db)
+        if on_ready is not None:
+            on_ready(settings.host, port)
+        await stopping.wait()
+        log.info("stopping", grace=settings.grace)
+        # Streams and runs end first: what is still open then is cut.
+        await asyncio.gather(server.refuse(), app.engine.drain())
+        await server.stop(settings.grace)
+    log.info("stopped")

@@ -1,0 +1,280 @@
+"""JobService."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+
+from callboard.v1 import job_pb2 as pb
+from callboard.v1.event_pb2 import JobContext, JobDelivery, JobNotify, RunTrigger
+from callboard.v1.lifecycle_pb2 import RunState, Until
+from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
+from callboard_server import errors
+from callboard_server.engine import jobs
+from callboard_server.engine.admission import NewRun, NewThread
+from callboard_server.engine.engine import Admitted, Engine, Once, find_thread
+from callboard_server.engine.jobs import NewJob
+from callboard_server.engine.lifecycle import TERMINAL
+from callboard_server.engine.present import show_job
+from callboard_server.rpc import Call
+from callboard_server.services import watch
+from callboard_server.services.paging import next_token, page_of, wider
+from callboard_server.services.validation import EVENT_BYTES, Check
+from callboard_server.store.base import Reader, Transaction
+
+_TASK = EVENT_BYTES // 4  # characters, each of up to four bytes
+_WAIT, _LONGEST_WAIT = 30.0, 600.0
+
+
+class JobServicer:
+    """The supervisor's five verbs, and following along."""
+
+    descriptor = pb.DESCRIPTOR.services_by_name["JobService"]
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def LaunchJob(self, request: pb.LaunchJobRequest, call: Call) -> pb.Job:
+        _check_launch(request)
+        caller = call.caller
+
+        def operation(tx: Transaction) -> Admitted[pb.Job]:
+            new = self._new_job(tx, request, call)
+            job = jobs.launch(tx, caller.tenant, new, self._engine.limits, caller.actor)
+            return Admitted(job.run, lambda: show_job(tx, job))
+
+        key = Once.of(caller, request, request.request_id)
+        return await self._engine.admit(key, pb.Job, operation)
+
+    def _new_job(self, reader: Reader, request: pb.LaunchJobRequest, call: Call) -> NewJob:
+        assistant = self._engine.assistants.resolve(
+            reader, call.caller.tenant, request.assistant_id
+        )
+        agent = self._engine.registry.get(assistant.agent)
+        timeout = request.timeout if request.HasField("timeout") else None
+        return NewJob(
+            thread=NewThread(
+                str(uuid.uuid4()),
+                ttl=request.ttl if request.HasField("ttl") else None,
+                agent=assistant.agent,
+                assistant_id=assistant.assistant_id,
+                model=agent.model if agent else "",
+            ),
+            run=NewRun(
+                run_id=str(uuid.uuid4()),
+                assistant_id=assistant.assistant_id,
+                assistant_version=assistant.version,
+                agent=assistant.agent,
+                messages=[_user_message(request.task)] if request.task else [],
+                values=request.task_data,
+                trigger=RunTrigger.RUN_TRIGGER_JOB,
+                config=request.config if request.HasField("config") else None,
+                timeout=timeout,
+            ),
+            task=request.task,
+            parent_thread_id=request.parent_thread_id,
+            labels=request.labels,
+            notify=request.notify or JobNotify.JOB_NOTIFY_OUTCOME_AND_ACTIONS,
+            context=request.context or JobContext.JOB_CONTEXT_ISOLATED,
+            pass_values=request.pass_values,
+            timeout=timeout,
+        )
+
+    async def GetJob(self, request: pb.GetJobRequest, call: Call) -> pb.Job:
+        # A shortened id is no UUID, and yet there is more to say about it than that.
+        _check_job_id(request.job_id)
+        return await self._engine.store.read(
+            lambda reader: show_job(
+                reader, jobs.find(reader, call.caller.tenant, request.job_id)
+            )
+        )
+
+    async def BatchGetJobs(
+        self, request: pb.BatchGetJobsRequest, call: Call
+    ) -> pb.BatchGetJobsResponse:
+        check = Check()
+        check.uuids("job_ids", request.job_ids)
+        check.done()
+
+        def query(reader: Reader) -> pb.BatchGetJobsResponse:
+            response = pb.BatchGetJobsResponse()
+            for job_id in request.job_ids:
+                job = reader.job(call.caller.tenant, job_id)
+                if job is None:
+                    response.missing_job_ids.append(job_id)
+                else:
+                    response.jobs.append(show_job(reader, job))
+            return response
+
+        return await self._engine.store.read(query)
+
+    async def UpdateJob(self, request: pb.UpdateJobRequest, call: Call) -> pb.Job:
+        check = Check()
+        check.required("job_id", request.job_id)
+        check.required("instructions", request.instructions.strip())
+        check.text("instructions", request.instructions, longest=_TASK)
+        check.enum("delivery", JobDelivery, request.delivery)
+        check.request_id(request.request_id)
+        check.done()
+        delivery = request.delivery or JobDelivery.JOB_DELIVERY_INTERRUPT
+        if delivery == JobDelivery.JOB_DELIVERY_STEER:
+            raise errors.not_implemented("JOB_DELIVERY_STEER")
+        caller = call.caller
+
+        def operation(tx: Transaction) -> Admitted[pb.Job]:
+            job = jobs.find(tx, caller.tenant, request.job_id)
+            before = job.run.data
+            new = NewRun(
+                run_id=str(uuid.uuid4()),
+                assistant_id=before.assistant_id,
+                assistant_version=before.assistant_version,
+                agent=before.agent,
+                messages=[_user_message(request.instructions)],
+                trigger=RunTrigger.RUN_TRIGGER_JOB,
+                config=before.config if before.HasField("config") else None,
+                timeout=job.data.timeout if job.data.HasField("timeout") else None,
+            )
+            job = jobs.update(tx, job, new, request.instructions, delivery, caller.actor)
+            return Admitted(job.run, lambda: show_job(tx, job))
+
+        key = Once.of(caller, request, request.request_id)
+        return await self._engine.admit(key, pb.Job, operation)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> pb.Job:
+        _check_job_id(request.job_id)
+
+        def operation(tx: Transaction) -> pb.Job:
+            job = jobs.find(tx, call.caller.tenant, request.job_id)
+            jobs.cancel(tx, job, call.caller.actor, cascade=request.cascade)
+            return show_job(tx, job)
+
+        return await self._engine.store.write(operation)
+
+    async def ListJobs(self, request: pb.ListJobsRequest, call: Call) -> pb.ListJobsResponse:
+        check = Check()
+        check.uuid("parent_thread_id", request.parent_thread_id, required=False)
+        check.enums("states", RunState, request.states)
+        check.labels("labels", request.labels)
+        check.done()
+        page = page_of(request)
+
+        def query(reader: Reader) -> pb.ListJobsResponse:
+            parent = None
+            if request.parent_thread_id:
+                parent = find_thread(reader, call.caller.tenant, request.parent_thread_id).key
+            rows = reader.list_jobs(
+                call.caller.tenant,
+                wider(page),
+                parent=parent,
+                states=request.states,
+                labels=dict(request.labels),
+            )
+            return pb.ListJobsResponse(
+                jobs=[show_job(reader, row) for row in rows[: page.limit]],
+                next_page_token=next_token(request, page, [row.thread.key for row in rows]),
+            )
+
+        return await self._engine.store.read(query)
+
+    async def WaitJobs(self, request: pb.WaitJobsRequest, call: Call) -> pb.WaitJobsResponse:
+        check = Check()
+        check.uuids("job_ids", request.job_ids)
+        check.enum("mode", pb.WaitMode, request.mode)
+        if request.HasField("timeout"):
+            check.duration("timeout", request.timeout, longest=_LONGEST_WAIT)
+        check.done()
+        timeout = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else _WAIT
+        first = request.mode == pb.WAIT_MODE_ANY
+
+        def look(reader: Reader) -> list[pb.Job]:
+            tenant = call.caller.tenant
+            return [show_job(reader, jobs.find(reader, tenant, each)) for each in request.job_ids]
+
+        found = await self._engine.store.read(look)
+        try:
+            async with asyncio.timeout(timeout):
+                while not _is_over(found, first):
+                    await self._wait_for_change(found, call)
+                    found = await self._engine.store.read(look)
+        except TimeoutError:
+            return pb.WaitJobsResponse(jobs=found, timed_out=True)
+        return pb.WaitJobsResponse(jobs=found)
+
+    async def _wait_for_change(self, found: Sequence[pb.Job], call: Call) -> None:
+        """Waits until the current run of one of the jobs is terminal."""
+        waits = [
+            asyncio.create_task(
+                self._engine.wait_for_run(
+                    call.caller.tenant, job.run_id, Until.UNTIL_DONE, _LONGEST_WAIT
+                )
+            )
+            for job in found
+            if job.state not in TERMINAL
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def WatchJobs(self, request: pb.WatchJobsRequest, call: Call) -> AsyncIterator[bytes]:
+        check = Check()
+        check.uuid("parent_thread_id", request.parent_thread_id, required=False)
+        if bool(request.parent_thread_id) == bool(request.job_id):
+            check.wrong("parent_thread_id", "exactly one of parent_thread_id and job_id is required")
+        check.labels("labels", request.labels)
+        check.enum("until", Until, request.until)
+        if request.after_sequence < 0:
+            check.wrong("after_sequence", "must not be negative")
+        check.done()
+        async for frame in watch.watch_jobs(self._engine, call, request):
+            yield frame
+
+
+def _check_job_id(job_id: str) -> None:
+    check = Check()
+    check.required("job_id", job_id)
+    check.text("job_id", job_id, longest=64)
+    check.done()
+
+
+def _check_launch(request: pb.LaunchJobRequest) -> None:
+    check = Check()
+    check.required("assistant_id", request.assistant_id)
+    if not request.task.strip() and not request.task_data.fields:
+        check.wrong("task", "is required, unless task_data is set")
+    check.text("task", request.task, longest=_TASK)
+    check.struct("task_data", request.task_data)
+    check.uuid("parent_thread_id", request.parent_thread_id, required=False)
+    check.enum("context", JobContext, request.context)
+    check.enum("notify", JobNotify, request.notify)
+    check.labels("labels", request.labels)
+    if request.HasField("timeout"):
+        check.duration("timeout", request.timeout)
+    if request.HasField("ttl"):
+        check.duration("ttl", request.ttl)
+        if request.parent_thread_id:
+            check.wrong("ttl", "goes without parent_thread_id: the session has its root's ttl")
+    if request.pass_values and not request.parent_thread_id:
+        check.wrong("pass_values", "needs parent_thread_id")
+    check.struct("config", request.config)
+    check.request_id(request.request_id)
+    check.done()
+    if request.context == JobContext.JOB_CONTEXT_FORK:
+        raise errors.not_implemented("JOB_CONTEXT_FORK")
+
+
+def _user_message(text: str) -> Message:
+    return Message(
+        message_id=str(uuid.uuid4()),
+        role=Role.ROLE_USER,
+        content=[ContentBlock(text=Text(text=text))],
+    )
+
+
+def _is_over(found: Sequence[pb.Job], first: bool) -> bool:
+    finished = [job.state in TERMINAL for job in found]
+    return any(finished) if first else all(finished)
+
+

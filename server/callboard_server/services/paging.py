@@ -1,0 +1,78 @@
+"""Page tokens: where a list goes on, sealed with what was asked for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+
+from google.protobuf.message import Message
+
+from callboard_server import errors
+from callboard_server.services.validation import MAX_PAGE
+from callboard_server.store.base import Page
+
+DEFAULT_PAGE = 50
+_KEY_BYTES, _SEAL_BYTES = 8, 8
+
+
+def page_of(request: Message, default: int = DEFAULT_PAGE) -> Page:
+    """Returns the page that a list request asks for.
+
+    Raises:
+        ServiceError: page_size is negative, or the token is not one of this list.
+    """
+    size: int = getattr(request, "page_size")
+    if size < 0:
+        violation = errors.Violation("page_size", f"is {size}; it must not be negative")
+        raise errors.invalid(violation)
+    return Page(min(size or default, MAX_PAGE), _open_token(request))
+
+
+def wider(page: Page) -> Page:
+    """Returns the page with one row more, which tells whether there is a next one."""
+    return Page(page.limit + 1, page.before)
+
+
+def next_token(request: Message, page: Page, keys: list[int]) -> str:
+    """Returns the token of the page after one that ended with the last of `keys`.
+
+    Args:
+        request: the list request.
+        page: the page it asked for.
+        keys: the keys of the rows that were found, of which there is one more than fit if there is
+            more to come.
+    """
+    if len(keys) <= page.limit:
+        return ""
+    return token_at(request, keys[page.limit - 1])
+
+
+def token_at(request: Message, key: int) -> str:
+    """Returns the token that goes on after a key."""
+    raw = key.to_bytes(_KEY_BYTES, "big")
+    return base64.urlsafe_b64encode(raw + _seal(request, raw)).decode().rstrip("=")
+
+
+def _open_token(request: Message) -> int | None:
+    token: str = getattr(request, "page_token")
+    if not token:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    except (binascii.Error, ValueError):
+        raise errors.bad_page_token() from None
+    key, seal = raw[:_KEY_BYTES], raw[_KEY_BYTES:]
+    if seal != _seal(request, key):
+        raise errors.bad_page_token()
+    return int.from_bytes(key, "big")
+
+
+def _seal(request: Message, key: bytes) -> bytes:
+    """A digest of the request without its paging, so that a token fits only the same list."""
+    bare = type(request)()
+    bare.CopyFrom(request)
+    bare.ClearField("page_token")
+    bare.ClearField("page_size")
+    content = type(request).__name__.encode() + bare.SerializeToString(deterministic=True) + key
+    return hashlib.blake2s(content, digest_size=_SEAL_BYTES).digest()

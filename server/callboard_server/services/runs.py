@@ -1,0 +1,226 @@
+"""RunService."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+
+from callboard.v1 import run_pb2 as pb
+from callboard.v1.assistant_pb2 import Assistant
+from callboard.v1.lifecycle_pb2 import MultitaskStrategy, PendingActions, RunState, Until
+from callboard_server import errors
+from callboard_server.engine import admission
+from callboard_server.engine.admission import NewRun, NewThread
+from callboard_server.engine.engine import Admitted, Engine, Once, find_run, find_thread
+from callboard_server.engine.present import show_run
+from callboard_server.rpc import Call
+from callboard_server.services import streams
+from callboard_server.services.messages import completed
+from callboard_server.services.paging import next_token, page_of, wider
+from callboard_server.services.validation import Check
+from callboard_server.store.base import Reader, ThreadRow, Transaction
+
+_INSTRUCTIONS = 100_000
+_WAIT, _LONGEST_WAIT = 30.0, 600.0
+_LATER = {
+    MultitaskStrategy.MULTITASK_STRATEGY_ROLLBACK: "MULTITASK_STRATEGY_ROLLBACK",
+    MultitaskStrategy.MULTITASK_STRATEGY_STEER: "MULTITASK_STRATEGY_STEER",
+    MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT: "MULTITASK_STRATEGY_CONCURRENT",
+}
+
+
+class RunServicer:
+    """Starting, following and stopping runs."""
+
+    descriptor = pb.DESCRIPTOR.services_by_name["RunService"]
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def CreateRun(self, request: pb.CreateRunRequest, call: Call) -> pb.Run:
+        check = Check()
+        _check_run(check, "", request)
+        check.done()
+        _check_supported(request)
+        return await self._create(request, call)
+
+    async def _create(self, request: pb.CreateRunRequest, call: Call) -> pb.Run:
+        caller = call.caller
+
+        def operation(tx: Transaction) -> Admitted[pb.Run]:
+            thread = self._existing_thread(tx, request, call)
+            assistant = self._assistant(tx, thread, request, call)
+            if thread is None:
+                thread = self._new_thread(tx, assistant, request, call)
+            run = admission.admit(tx, thread, _new_run(request, assistant), caller.actor)
+            return Admitted(run, lambda: show_run(tx, run))
+
+        key = Once.of(caller, request, request.request_id)
+        return await self._engine.admit(key, pb.Run, operation)
+
+    def _existing_thread(
+        self, tx: Transaction, request: pb.CreateRunRequest, call: Call
+    ) -> ThreadRow | None:
+        if not request.thread_id:
+            return None
+        return find_thread(tx, call.caller.tenant, request.thread_id)
+
+    def _new_thread(
+        self, tx: Transaction, assistant: Assistant, request: pb.CreateRunRequest, call: Call
+    ) -> ThreadRow:
+        agent = self._engine.registry.get(assistant.agent)
+        new = NewThread(
+            str(uuid.uuid4()),
+            metadata=request.thread_metadata if request.HasField("thread_metadata") else None,
+            agent=assistant.agent,
+            assistant_id=assistant.assistant_id,
+            model=agent.model if agent else "",
+        )
+        return admission.open_session(tx, call.caller.tenant, new, call.caller.actor)
+
+    def _assistant(
+        self,
+        reader: Reader,
+        thread: ThreadRow | None,
+        request: pb.CreateRunRequest,
+        call: Call,
+    ) -> Assistant:
+        wanted = request.assistant_id or (thread.data.current_assistant_id if thread else "")
+        if not wanted:
+            raise errors.assistant_required(request.thread_id)
+        return self._engine.assistants.resolve(reader, call.caller.tenant, wanted)
+
+    async def StreamRun(self, request: pb.StreamRunRequest, call: Call) -> AsyncIterator[bytes]:
+        check = Check()
+        _check_run(check, "run.", request.run)
+        check.enum("until", Until, request.until)
+        check.done()
+        _check_supported(request.run)
+        if request.HasField("cancel_after_detach"):
+            raise errors.not_implemented("StreamRun.cancel_after_detach")
+        run = await self._create(request.run, call)
+        wanted = streams.RunStream(
+            run.run_id,
+            after=0,
+            kinds=frozenset(),
+            deltas=request.deltas if request.HasField("deltas") else True,
+            until=request.until or Until.UNTIL_DONE,
+        )
+        async for frame in streams.stream_run(self._engine, call, wanted):
+            yield frame
+
+    async def WaitRun(self, request: pb.WaitRunRequest, call: Call) -> pb.Run:
+        check = Check()
+        check.uuid("run_id", request.run_id)
+        check.enum("until", Until, request.until)
+        if request.until == Until.UNTIL_NEVER:
+            check.wrong("until", "must be UNTIL_DONE or UNTIL_DONE_OR_ACTION")
+        if request.HasField("timeout"):
+            check.duration("timeout", request.timeout, longest=_LONGEST_WAIT)
+        check.done()
+        return await self._engine.wait_for_run(
+            call.caller.tenant,
+            request.run_id,
+            request.until or Until.UNTIL_DONE_OR_ACTION,
+            request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else _WAIT,
+        )
+
+    async def GetRun(self, request: pb.GetRunRequest, call: Call) -> pb.Run:
+        check = Check()
+        check.uuid("run_id", request.run_id)
+        check.done()
+        return await self._engine.store.read(
+            lambda reader: show_run(reader, find_run(reader, call.caller.tenant, request.run_id))
+        )
+
+    async def ListRuns(self, request: pb.ListRunsRequest, call: Call) -> pb.ListRunsResponse:
+        check = Check()
+        check.uuid("thread_id", request.thread_id, required=False)
+        check.enums("states", RunState, request.states)
+        check.done()
+        page = page_of(request)
+
+        def query(reader: Reader) -> pb.ListRunsResponse:
+            thread = None
+            if request.thread_id:
+                thread = find_thread(reader, call.caller.tenant, request.thread_id).key
+            rows = reader.list_runs(
+                call.caller.tenant, wider(page), thread=thread, states=request.states
+            )
+            return pb.ListRunsResponse(
+                runs=[show_run(reader, row) for row in rows[: page.limit]],
+                next_page_token=next_token(request, page, [row.key for row in rows]),
+            )
+
+        return await self._engine.store.read(query)
+
+    async def CancelRun(self, request: pb.CancelRunRequest, call: Call) -> pb.Run:
+        check = Check()
+        check.uuid("run_id", request.run_id)
+        check.done()
+        if request.rollback:
+            raise errors.not_implemented("CancelRun.rollback")
+
+        def operation(tx: Transaction) -> pb.Run:
+            run = find_run(tx, call.caller.tenant, request.run_id)
+            admission.cancel_run(tx, run, call.caller.actor, cascade=request.cascade)
+            return show_run(tx, run)
+
+        return await self._engine.store.write(operation)
+
+    async def Respond(self, request: pb.RespondRequest, call: Call) -> pb.RespondResponse:
+        raise errors.not_implemented("Respond")
+
+
+def _check_run(check: Check, prefix: str, request: pb.CreateRunRequest) -> None:
+    check.uuid(f"{prefix}thread_id", request.thread_id, required=False)
+    check.messages(f"{prefix}input.messages", request.input.messages)
+    check.struct(f"{prefix}input.values", request.input.values)
+    check.struct(f"{prefix}config", request.config)
+    check.struct(f"{prefix}metadata", request.metadata)
+    check.struct(f"{prefix}thread_metadata", request.thread_metadata)
+    check.text(
+        f"{prefix}additional_instructions",
+        request.additional_instructions,
+        longest=_INSTRUCTIONS,
+    )
+    strategy = request.multitask_strategy
+    check.enum(f"{prefix}multitask_strategy", MultitaskStrategy, strategy)
+    check.enum(f"{prefix}pending_actions", PendingActions, request.pending_actions)
+    if request.pending_actions == PendingActions.PENDING_ACTIONS_CANCEL and strategy not in (
+        MultitaskStrategy.MULTITASK_STRATEGY_INTERRUPT,
+        MultitaskStrategy.MULTITASK_STRATEGY_ROLLBACK,
+    ):
+        check.wrong(f"{prefix}pending_actions", "CANCEL goes with INTERRUPT and ROLLBACK only")
+    if request.HasField("timeout"):
+        check.duration(f"{prefix}timeout", request.timeout)
+    check.request_id(request.request_id)
+
+
+def _check_supported(request: pb.CreateRunRequest) -> None:
+    if request.multitask_strategy in _LATER:
+        raise errors.not_implemented(_LATER[request.multitask_strategy])
+
+
+def _new_run(request: pb.CreateRunRequest, assistant: Assistant) -> NewRun:
+    return NewRun(
+        run_id=str(uuid.uuid4()),
+        assistant_id=assistant.assistant_id,
+        assistant_version=assistant.version,
+        agent=assistant.agent,
+        messages=completed(request.input.messages),
+        values=request.input.values,
+        strategy=(
+            request.multitask_strategy or MultitaskStrategy.MULTITASK_STRATEGY_ENQUEUE
+        ),
+        config=request.config if request.HasField("config") else None,
+        additional_instructions=request.additional_instructions,
+        metadata=request.metadata if request.HasField("metadata") else None,
+        timeout=request.timeout if request.HasField("timeout") else None,
+        start_after=request.start_after if request.HasField("start_after") else None,
+        expected_thread_sequence=(
+            request.expected_thread_sequence
+            if request.HasField("expected_thread_sequence")
+            else None
+        ),
+    )

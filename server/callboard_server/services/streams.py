@@ -1,0 +1,161 @@
+"""The streams of events: what a reader asks for, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from callboard.v1.lifecycle_pb2 import Until
+from callboard.v1.run_pb2 import EventFrame, Run, StreamEnd
+from callboard.v1.thread_pb2 import EVENT_SCOPE_SESSION, StreamEventsRequest
+from callboard_server import errors
+from callboard_server.engine.engine import Engine, find_run, find_thread
+from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
+from callboard_server.engine.live import Batch, SessionReader, frame
+from callboard_server.engine.present import show_run
+from callboard_server.log.events import KINDS
+from callboard_server.rpc import Call
+from callboard_server.store.base import EventFilter, Reader, SessionRow, ThreadRow
+
+_THREAD_DELETED = KINDS["thread_deleted"]
+_DONE = StreamEnd(reason=StreamEnd.REASON_DONE)
+_ACTION = StreamEnd(reason=StreamEnd.REASON_ACTION_REQUIRED)
+_DELETED = StreamEnd(reason=StreamEnd.REASON_DELETED)
+_DRAINING = StreamEnd(reason=StreamEnd.REASON_SERVER_DRAINING)
+
+EndCheck = Callable[[Reader], StreamEnd | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStream:
+    """What is wanted of one run."""
+
+    run_id: str
+    after: int
+    kinds: frozenset[int]
+    deltas: bool
+    until: Until.ValueType
+
+
+def check_cursor(session: SessionRow, cursor: int) -> None:
+    """Refuses a cursor outside of what the log has."""
+    if cursor > session.head:
+        raise errors.cursor_ahead(cursor, session.head)
+    if 0 < cursor < session.oldest - 1 or (cursor == 0 and session.oldest > 1):
+        raise errors.events_trimmed(cursor, session.oldest)
+
+
+async def stream_run(engine: Engine, call: Call, wanted: RunStream) -> AsyncIterator[bytes]:
+    """Streams the events of a run; the first frame carries the run."""
+    tenant = call.caller.tenant
+
+    def look(reader: Reader) -> tuple[int, EventFilter, Run, int]:
+        row = find_run(reader, tenant, wanted.run_id)
+        session = row.thread.session
+        check_cursor(session, wanted.after)
+        start = max(wanted.after, row.data.created_sequence - 1)
+        chosen = EventFilter(thread=row.thread.key, run=row.key, kinds=wanted.kinds)
+        return session.key, chosen, show_run(reader, row), start
+
+    def ended(reader: Reader) -> StreamEnd | None:
+        row = reader.run(tenant, wanted.run_id)
+        if row is None:
+            return _DELETED
+        return _end_of(row.data.state in TERMINAL, row.data.state == REQUIRES_ACTION, wanted.until)
+
+    session, chosen, run, start = await engine.store.read(look)
+    reader = SessionReader(
+        engine.store, engine.hub, session, chosen, after=start, deltas=wanted.deltas
+    )
+    async for piece in _stream(engine, session, reader, wanted.until, ended, run):
+        yield piece
+
+
+async def stream_thread(
+    engine: Engine,
+    call: Call,
+    request: StreamEventsRequest,
+    selection: Callable[[StreamEventsRequest, ThreadRow], EventFilter],
+) -> AsyncIterator[bytes]:
+    """Streams the events of a thread or of its session."""
+    tenant = call.caller.tenant
+    whole_session = request.scope == EVENT_SCOPE_SESSION
+
+    def look(reader: Reader) -> tuple[int, EventFilter]:
+        thread = find_thread(reader, tenant, request.thread_id)
+        check_cursor(thread.session, request.after_sequence)
+        return thread.session.key, selection(request, thread)
+
+    def ended(reader: Reader) -> StreamEnd | None:
+        thread = reader.thread(tenant, request.thread_id)
+        if thread is None:
+            return _DELETED
+        if whole_session:
+            root = find_thread(reader, tenant, thread.session.session_id)
+            threads = reader.threads_below(root.key)
+            live = [run for each in threads for run in reader.live_runs(each.key)]
+        else:
+            live = reader.live_runs(thread.key)
+        asks = any(row.data.state == REQUIRES_ACTION for row in live)
+        return _end_of(not live, asks, request.until)
+
+    session, chosen = await engine.store.read(look)
+    reader = SessionReader(
+        engine.store,
+        engine.hub,
+        session,
+        chosen,
+        after=request.after_sequence,
+        deltas=request.deltas,
+    )
+    async for piece in _stream(engine, session, reader, request.until or Until.UNTIL_NEVER, ended):
+        yield piece
+
+
+def _end_of(done: bool, asks: bool, until: Until.ValueType) -> StreamEnd | None:
+    if done:
+        return _DONE
+    return _ACTION if asks and until == Until.UNTIL_DONE_OR_ACTION else None
+
+
+async def _stream(
+    engine: Engine,
+    session: int,
+    reader: SessionReader,
+    until: Until.ValueType,
+    ended: EndCheck,
+    run: Run | None = None,
+) -> AsyncIterator[bytes]:
+    async with reader:
+        batch = None
+        async for batch in reader.batches():
+            end = await _end(engine, session, batch, until, ended)
+            yield frame(batch, run, end)
+            run = None
+            if end is not None:
+                return
+        through = batch.through if batch else 0
+    if reader.deleted:
+        yield EventFrame(through_sequence=through, end=_DELETED).SerializeToString()
+        return
+    yield EventFrame(through_sequence=through, end=_DRAINING).SerializeToString()
+    raise errors.draining()
+
+
+async def _end(
+    engine: Engine, session: int, batch: Batch, until: Until.ValueType, ended: EndCheck
+) -> StreamEnd | None:
+    """Whether the stream ends with this batch."""
+    if any(record.kind == _THREAD_DELETED for record in batch.records):
+        return _DELETED
+    if until == Until.UNTIL_NEVER or not (batch.caught_up and batch.may_be_done):
+        return None
+
+    def check(reader: Reader) -> StreamEnd | None:
+        end = ended(reader)
+        # The end is shown only behind the events that led to it.
+        if end in (_DONE, _ACTION) and reader.session(session).head > batch.through:
+            return None
+        return end
+
+    return await engine.store.read(check)

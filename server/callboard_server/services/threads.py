@@ -1,0 +1,391 @@
+"""ThreadService."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+
+from google.protobuf.empty_pb2 import Empty
+
+from callboard.structs import to_dict
+from callboard.v1 import thread_pb2 as pb
+from callboard.v1.event_pb2 import Event, EventKind
+from callboard.v1.lifecycle_pb2 import Until
+from callboard_server import errors
+from callboard_server.engine.admission import (
+    NewThread,
+    add_state,
+    cancel_thread,
+    check_sequence,
+    open_session,
+)
+from callboard_server.engine.engine import Engine, Once, find_thread, once
+from callboard_server.engine.present import show_thread
+from callboard_server.log.events import CONDENSED
+from callboard_server.log.fold import is_void, merge_patch
+from callboard_server.rpc import Call
+from callboard_server.services import streams
+from callboard_server.services.messages import completed
+from callboard_server.services.paging import next_token, page_of, token_at, wider
+from callboard_server.services.validation import MAX_PAGE, Check
+from callboard_server.store.base import EventFilter, Reader, ThreadRow, Transaction
+
+_MESSAGES, _MOST_MESSAGES = 100, 10_000
+
+
+class ThreadServicer:
+    """Conversations, their state and their log."""
+
+    descriptor = pb.DESCRIPTOR.services_by_name["ThreadService"]
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # Threads
+
+    async def CreateThread(self, request: pb.CreateThreadRequest, call: Call) -> pb.Thread:
+        check = Check()
+        check.uuid("thread_id", request.thread_id, required=False)
+        check.messages("messages", request.messages, any_role=True)
+        check.struct("values", request.values)
+        check.struct("metadata", request.metadata)
+        if request.HasField("ttl"):
+            check.duration("ttl", request.ttl)
+        check.request_id(request.request_id)
+        check.done()
+        key = Once.of(call.caller, request, request.request_id)
+
+        def operation(tx: Transaction) -> pb.Thread:
+            new = NewThread(
+                request.thread_id or str(uuid.uuid4()),
+                metadata=request.metadata if request.HasField("metadata") else None,
+                ttl=request.ttl if request.HasField("ttl") else None,
+            )
+            thread = open_session(tx, call.caller.tenant, new, call.caller.actor)
+            messages = completed(request.messages)
+            add_state(tx, thread, messages, request.values, call.caller.actor)
+            return show_thread(tx, thread)
+
+        return await self._engine.store.write(once(key, pb.Thread, operation))
+
+    async def GetThread(self, request: pb.GetThreadRequest, call: Call) -> pb.Thread:
+        _check_thread_id(request.thread_id)
+        return await self._engine.store.read(
+            lambda reader: show_thread(
+                reader, find_thread(reader, call.caller.tenant, request.thread_id)
+            )
+        )
+
+    async def ListThreads(
+        self, request: pb.ListThreadsRequest, call: Call
+    ) -> pb.ListThreadsResponse:
+        check = Check()
+        check.struct("metadata", request.metadata)
+        check.enum("state", pb.Thread.State, request.state)
+        check.uuid("session_id", request.session_id, required=False)
+        check.done()
+        page = page_of(request)
+        busy = request.state == pb.Thread.STATE_BUSY if request.state else None
+
+        def query(reader: Reader) -> pb.ListThreadsResponse:
+            session = None
+            if request.session_id:
+                root = find_thread(reader, call.caller.tenant, request.session_id)
+                session = root.session.key
+            rows = reader.list_threads(
+                call.caller.tenant,
+                wider(page),
+                session=session,
+                busy=busy,
+                metadata=to_dict(request.metadata),
+            )
+            return pb.ListThreadsResponse(
+                threads=[show_thread(reader, row) for row in rows[: page.limit]],
+                next_page_token=next_token(request, page, [row.key for row in rows]),
+            )
+
+        return await self._engine.store.read(query)
+
+    async def UpdateThread(self, request: pb.UpdateThreadRequest, call: Call) -> pb.Thread:
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        check.struct("metadata", request.metadata)
+        if request.HasField("ttl") and request.ttl.ToNanoseconds():
+            check.duration("ttl", request.ttl)
+        check.done()
+
+        def operation(tx: Transaction) -> pb.Thread:
+            thread = find_thread(tx, call.caller.tenant, request.thread_id)
+            if request.etag and request.etag != show_thread(tx, thread).etag:
+                raise errors.etag_mismatch("thread")
+            _change(thread, request)
+            event = Event(actor=call.caller.actor)
+            event.thread_updated.metadata.CopyFrom(thread.data.metadata)
+            if thread.data.HasField("ttl"):
+                event.thread_updated.ttl.CopyFrom(thread.data.ttl)
+            tx.append(thread, event)
+            thread.data.update_time.CopyFrom(event.time)
+            tx.save_thread(thread)
+            return show_thread(tx, thread)
+
+        return await self._engine.store.write(operation)
+
+    async def DeleteThread(self, request: pb.DeleteThreadRequest, call: Call) -> Empty:
+        _check_thread_id(request.thread_id)
+
+        def operation(tx: Transaction) -> int:
+            thread = find_thread(tx, call.caller.tenant, request.thread_id)
+            below = tx.threads_below(thread.key)
+            for each in below:
+                cancel_thread(tx, each, call.caller.actor)
+            for each in reversed(below):
+                if thread.parent is not None:
+                    tx.erase_events(each)
+                    event = Event(actor=call.caller.actor)
+                    event.thread_deleted.SetInParent()
+                    tx.append(each, event)
+                tx.delete_thread(each)
+            if thread.parent is None:
+                tx.delete_session(thread.session)
+            return thread.session.key if thread.parent is None else 0
+
+        session = await self._engine.store.write(operation)
+        if session:
+            self._engine.hub.session_deleted(session)
+        return Empty()
+
+    async def CopyThread(self, request: pb.CopyThreadRequest, call: Call) -> pb.Thread:
+        raise errors.not_implemented("CopyThread")
+
+    async def CompactThread(self, request: pb.CompactThreadRequest, call: Call) -> pb.Thread:
+        raise errors.not_implemented("CompactThread")
+
+    # State
+
+    async def GetThreadState(
+        self, request: pb.GetThreadStateRequest, call: Call
+    ) -> pb.ThreadState:
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        if request.message_limit > _MOST_MESSAGES:
+            check.wrong("message_limit", f"at most {_MOST_MESSAGES} are allowed")
+        check.done()
+        if request.HasField("at_sequence"):
+            raise errors.not_implemented("GetThreadState.at_sequence")
+        limit = max(0, request.message_limit or _MESSAGES)
+
+        def query(reader: Reader) -> pb.ThreadState:
+            thread = find_thread(reader, call.caller.tenant, request.thread_id)
+            last, _ = _messages(reader, thread, limit, newest_first=True)
+            return pb.ThreadState(
+                thread=show_thread(reader, thread),
+                at_sequence=thread.session.head,
+                values=thread.values,
+                messages=[event.message_added.message for event in reversed(last)],
+                message_count=_message_count(reader, thread),
+            )
+
+        return await self._engine.store.read(query)
+
+    async def ListMessages(
+        self, request: pb.ListMessagesRequest, call: Call
+    ) -> pb.ListMessagesResponse:
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        check.enum("order", pb.Order, request.order)
+        check.done()
+        page = page_of(request, default=_MESSAGES)
+        newest_first = request.order == pb.ORDER_NEWEST_FIRST
+
+        def query(reader: Reader) -> pb.ListMessagesResponse:
+            thread = find_thread(reader, call.caller.tenant, request.thread_id)
+            found, more = _messages(
+                reader, thread, page.limit, newest_first=newest_first, beyond=page.before
+            )
+            return pb.ListMessagesResponse(
+                messages=[event.message_added.message for event in found],
+                next_page_token=token_at(request, found[-1].sequence) if more else "",
+            )
+
+        return await self._engine.store.read(query)
+
+    async def UpdateThreadState(
+        self, request: pb.UpdateThreadStateRequest, call: Call
+    ) -> pb.Thread:
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        check.messages("messages", request.messages, any_role=True)
+        check.struct("values", request.values)
+        check.request_id(request.request_id)
+        if not request.messages and not request.values.fields:
+            check.wrong("messages", "messages or values are required")
+        check.done()
+        key = Once.of(call.caller, request, request.request_id)
+
+        def operation(tx: Transaction) -> pb.Thread:
+            thread = find_thread(tx, call.caller.tenant, request.thread_id)
+            if request.HasField("expected_thread_sequence"):
+                check_sequence(thread, request.expected_thread_sequence)
+            messages = completed(request.messages)
+            add_state(tx, thread, messages, request.values, call.caller.actor)
+            return show_thread(tx, thread)
+
+        return await self._engine.store.write(once(key, pb.Thread, operation))
+
+    # The log
+
+    async def ListEvents(
+        self, request: pb.ListEventsRequest, call: Call
+    ) -> pb.ListEventsResponse:
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        check.enum("order", pb.Order, request.order)
+        _check_selection(check, request)
+        check.done()
+        limit = page_of_events(request)
+        newest_first = request.order == pb.ORDER_NEWEST_FIRST
+
+        def query(reader: Reader) -> pb.ListEventsResponse:
+            thread = find_thread(reader, call.caller.tenant, request.thread_id)
+            cursor, head = request.after_sequence, thread.session.head
+            streams.check_cursor(thread.session, cursor)
+            through = cursor - 1 if newest_first and cursor else head
+            records = list(
+                reader.events(
+                    thread.session.key,
+                    selection(request, thread),
+                    after=0 if newest_first else cursor,
+                    through=through,
+                    limit=limit + 1,
+                    newest_first=newest_first,
+                )
+            )
+            more = len(records) > limit
+            end = records[limit - 1].sequence if more else (1 if newest_first else head)
+            return pb.ListEventsResponse(
+                events=[record.event for record in records[:limit]],
+                through_sequence=end,
+                more=more,
+            )
+
+        return await self._engine.store.read(query)
+
+    async def ListActions(
+        self, request: pb.ListActionsRequest, call: Call
+    ) -> pb.ListActionsResponse:
+        check = Check()
+        check.uuid("thread_id", request.thread_id, required=False)
+        check.enum("scope", pb.EventScope, request.scope)
+        check.done()
+        page_of(request)
+        if request.thread_id:
+            await self._engine.store.read(
+                lambda reader: find_thread(reader, call.caller.tenant, request.thread_id)
+            )
+        # Nothing raises actions yet, so none can be open.
+        return pb.ListActionsResponse()
+
+    async def StreamEvents(
+        self, request: pb.StreamEventsRequest, call: Call
+    ) -> AsyncIterator[bytes]:
+        check = Check()
+        check.uuid("thread_id", request.thread_id, required=False)
+        check.uuid("run_id", request.run_id, required=False)
+        if bool(request.thread_id) == bool(request.run_id):
+            check.wrong("thread_id", "exactly one of thread_id and run_id is required")
+        check.enum("until", Until, request.until)
+        _check_selection(check, request)
+        check.done()
+        if request.run_id:
+            wanted = streams.RunStream(
+                request.run_id,
+                after=request.after_sequence,
+                kinds=frozenset(request.kinds),
+                deltas=request.deltas,
+                until=request.until or Until.UNTIL_DONE,
+            )
+            frames = streams.stream_run(self._engine, call, wanted)
+        else:
+            frames = streams.stream_thread(self._engine, call, request, selection)
+        async for frame in frames:
+            yield frame
+
+
+def _check_thread_id(thread_id: str) -> None:
+    check = Check()
+    check.uuid("thread_id", thread_id)
+    check.done()
+
+
+Selecting = pb.ListEventsRequest | pb.StreamEventsRequest
+
+
+def _check_selection(check: Check, request: Selecting) -> None:
+    check.enum("scope", pb.EventScope, request.scope)
+    check.enum("preset", pb.EventPreset, request.preset)
+    check.enums("kinds", EventKind, request.kinds)
+    if request.preset and request.kinds:
+        check.wrong("preset", "goes without kinds")
+    if request.after_sequence < 0:
+        check.wrong("after_sequence", "must not be negative")
+
+
+def selection(request: Selecting, thread: ThreadRow) -> EventFilter:
+    """Returns which events of a thread's session a request wants."""
+    whole_session = request.scope == pb.EVENT_SCOPE_SESSION
+    if request.preset == pb.EVENT_PRESET_CONDENSED:
+        return EventFilter(thread=thread.key, condensed=CONDENSED if whole_session else frozenset())
+    return EventFilter(
+        thread=None if whole_session else thread.key, kinds=frozenset(request.kinds)
+    )
+
+
+def page_of_events(request: pb.ListEventsRequest) -> int:
+    """Returns how many events a request wants at the most."""
+    if request.page_size < 0:
+        raise errors.invalid(errors.Violation("page_size", "must not be negative"))
+    return min(request.page_size or _MESSAGES, MAX_PAGE)
+
+
+def _change(thread: ThreadRow, request: pb.UpdateThreadRequest) -> None:
+    if request.HasField("metadata"):
+        thread.data.metadata.SetInParent()
+        merge_patch(thread.data.metadata, request.metadata)
+    if request.HasField("ttl"):
+        if thread.parent is not None:
+            raise errors.not_a_root_thread(thread.data.thread_id, thread.session.session_id)
+        if request.ttl.ToNanoseconds():
+            thread.data.ttl.CopyFrom(request.ttl)
+        else:
+            thread.data.ClearField("ttl")
+
+
+def _messages(
+    reader: Reader,
+    thread: ThreadRow,
+    limit: int,
+    *,
+    newest_first: bool,
+    beyond: int | None = None,
+) -> tuple[list[Event], bool]:
+    """Returns a thread's messages without those that were taken back, and whether there are more."""
+    voids = [record.event for record in reader.voids(thread.key)]
+    found: list[Event] = []
+    while len(found) <= limit:
+        records = reader.messages(
+            thread.key, limit=limit + 1, newest_first=newest_first, beyond=beyond
+        )
+        events = [record.event for record in records]
+        found += [e for e in events if not any(is_void(e, void) for void in voids)]
+        if len(records) <= limit:
+            return found[:limit], len(found) > limit
+        beyond = records[-1].sequence
+    return found[:limit], True
+
+
+def _message_count(reader: Reader, thread: ThreadRow) -> int:
+    if not reader.voids(thread.key):
+        return reader.message_count(thread.key)
+    everything = reader.message_count(thread.key)
+    found, _ = _messages(reader, thread, everything, newest_first=False)
+    return len(found)

@@ -1,0 +1,150 @@
+"""WatchJobs: jobs as the log changes them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from callboard.v1.job_pb2 import Job, WatchJobsRequest, WatchJobsResponse
+from callboard.v1.lifecycle_pb2 import Until
+from callboard.v1.run_pb2 import Run, StreamEnd
+from callboard_server import errors
+from callboard_server.engine import jobs
+from callboard_server.engine.engine import Engine, find_thread
+from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
+from callboard_server.engine.live import Batch, SessionReader
+from callboard_server.engine.present import show_job
+from callboard_server.log.fold import JOB_KINDS, JobsFold
+from callboard_server.rpc import Call
+from callboard_server.services.streams import check_cursor
+from callboard_server.store.base import EventFilter, JobRow, Reader
+
+_SNAPSHOT_JOBS = 50
+_WANTED = EventFilter(kinds=JOB_KINDS)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What one stream shows, and how it stands."""
+
+    request: WatchJobsRequest
+    session: int
+    parent_thread_id: str
+    start: int
+    fold: JobsFold = field(default_factory=JobsFold)
+    states: dict[str, int] = field(default_factory=dict)
+    """The states of the jobs that were shown, by id."""
+    snapshot: list[Job] = field(default_factory=list)
+
+    def shows(self, job: Job) -> bool:
+        if self.request.job_id:
+            return job.job_id == self.request.job_id
+        labels = self.request.labels
+        return job.parent_thread_id == self.parent_thread_id and all(
+            job.labels.get(key) == value for key, value in labels.items()
+        )
+
+    def changes(self, batch: Batch) -> list[Job]:
+        """Returns the jobs that a batch changed, each as it stood after its change."""
+        changed = []
+        for record in batch.records:
+            job = self.fold.apply(record.event)
+            if job is not None and self.shows(job):
+                changed.append(job)
+        self._note(changed)
+        return changed
+
+    def _note(self, shown: Iterable[Job]) -> None:
+        for job in shown:
+            self.states[job.job_id] = job.state
+
+    def take_snapshot(self, reader: Reader, rows: Iterable[JobRow]) -> None:
+        """Starts from how the jobs stand."""
+        for row in rows:
+            run, job = Run(), Job()
+            run.CopyFrom(row.run.data)
+            job.CopyFrom(row.data)
+            job.run_id = run.run_id
+            self.fold.start_from(job, run)
+            shown = show_job(reader, row)
+            if self.shows(shown):
+                self.snapshot.append(shown)
+        self._note(self.snapshot)
+
+    def replay(self, reader: Reader, through: int) -> None:
+        """Starts from how the jobs stood at a sequence."""
+        for record in reader.events(self.session, _WANTED, through=through):
+            job = self.fold.apply(record.event)
+            if job is not None and self.shows(job):
+                self._note([job])
+
+    @property
+    def end(self) -> StreamEnd | None:
+        states = set(self.states.values())
+        until = self.request.until
+        if until in (Until.UNTIL_DONE, Until.UNTIL_DONE_OR_ACTION) and states <= TERMINAL:
+            return StreamEnd(reason=StreamEnd.REASON_DONE)
+        if until == Until.UNTIL_DONE_OR_ACTION and REQUIRES_ACTION in states:
+            return StreamEnd(reason=StreamEnd.REASON_ACTION_REQUIRED)
+        return None
+
+
+async def watch_jobs(
+    engine: Engine, call: Call, request: WatchJobsRequest
+) -> AsyncIterator[bytes]:
+    """Streams how jobs stand, then every change."""
+    watch = await engine.store.read(lambda reader: _open(reader, call.caller.tenant, request))
+    reader = SessionReader(
+        engine.store, engine.hub, watch.session, _WANTED, after=watch.start, deltas=False
+    )
+    through = watch.start
+    async with reader:
+        if not request.HasField("after_sequence"):
+            for piece in _snapshot(watch, through):
+                yield piece
+            if watch.end is not None:
+                return
+        async for batch in reader.batches():
+            changed, through = watch.changes(batch), batch.through
+            end = watch.end if batch.caught_up else None
+            yield _frame(changed, through, end)
+            if end is not None:
+                return
+    if reader.deleted:
+        yield _frame([], through, StreamEnd(reason=StreamEnd.REASON_DELETED))
+        return
+    yield _frame([], through, StreamEnd(reason=StreamEnd.REASON_SERVER_DRAINING))
+    raise errors.draining()
+
+
+def _open(reader: Reader, tenant: str, request: WatchJobsRequest) -> _Watch:
+    if request.job_id:
+        thread = jobs.find(reader, tenant, request.job_id).thread
+    else:
+        thread = find_thread(reader, tenant, request.parent_thread_id)
+    session = thread.session
+    watch = _Watch(request, session.key, request.parent_thread_id, session.head)
+    if request.HasField("after_sequence"):
+        check_cursor(session, request.after_sequence)
+        watch.start = request.after_sequence
+        watch.replay(reader, request.after_sequence)
+    else:
+        watch.take_snapshot(reader, reader.jobs_of_session(session.key))
+    return watch
+
+
+def _snapshot(watch: _Watch, through: int) -> Iterator[bytes]:
+    """The snapshot in frames. Only the last has a cursor: a part of it is no place to resume."""
+    shown = watch.snapshot
+    while len(shown) > _SNAPSHOT_JOBS:
+        yield _frame(shown[:_SNAPSHOT_JOBS], 0, None, snapshot=True)
+        shown = shown[_SNAPSHOT_JOBS:]
+    yield _frame(shown, through, watch.end, snapshot=True)
+
+
+def _frame(
+    changed: Sequence[Job], through: int, end: StreamEnd | None, *, snapshot: bool = False
+) -> bytes:
+    return WatchJobsResponse(
+        jobs=changed, snapshot=snapshot, through_sequence=through, end=end
+    ).SerializeToString()

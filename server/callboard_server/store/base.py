@@ -1,0 +1,299 @@
+"""The interface of every store.
+
+A store takes *operations*: functions that read and write through a `Transaction`. Each is atomic;
+those that arrive together are committed together, in the order of their arrival. After a commit the
+store hands its records to a listener, in commit order, and only then answers the callers.
+
+The shape fits SQLite, where one writer thread runs the operations one after another, and PostgreSQL,
+where several writers do: an operation takes its session first (`Transaction.thread`, `.run` and `.job`
+do so), which there locks the session's row for the rest of the transaction. An operation must not
+block, must not keep what it was given, and may be run again when a commit failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from google.protobuf.struct_pb2 import Struct
+
+from callboard.v1.assistant_pb2 import Assistant
+from callboard.v1.event_pb2 import Event
+from callboard.v1.job_pb2 import Job
+from callboard.v1.run_pb2 import Run
+from callboard.v1.server_pb2 import Counts
+from callboard.v1.thread_pb2 import Thread
+from callboard_server.log.records import Record
+
+T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """The store cannot do its work. The message is for operators."""
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer, or no longer belongs to this process. Nothing was written."""
+
+
+class StoreFull(StoreError):
+    """There is no room left. Nothing was written."""
+
+
+@dataclass(slots=True)
+class SessionRow:
+    """A session: where its log begins and ends."""
+
+    key: int
+    tenant: str
+    session_id: str
+    head: int = 0
+    """Sequence of the last event."""
+    oldest: int = 1
+    """Sequence of the first event that is kept."""
+
+
+@dataclass(slots=True)
+class ThreadRow:
+    """A thread. `data` holds what is stored of it; what follows from runs is filled in on reading."""
+
+    key: int
+    session: SessionRow
+    parent: int | None
+    data: Thread
+    values: Struct
+
+
+@dataclass(slots=True)
+class RunRow:
+    """A run."""
+
+    key: int
+    thread: ThreadRow
+    data: Run
+    queued_at: int
+    """Its place in line: when it was admitted or, if it was delayed, due. Nanoseconds."""
+    ready: bool = False
+    """Whether it is the next of its thread and only wants a slot."""
+    start_at: float | None = None
+    """When a delayed run may start, in seconds since the epoch."""
+    stop: int = 0
+    """The terminal RunState that was asked for while it runs, or 0."""
+
+
+@dataclass(slots=True)
+class JobRow:
+    """A job: `data` is the job without its run."""
+
+    thread: ThreadRow
+    parent: int | None
+    run: RunRow
+    data: Job
+
+
+@dataclass(slots=True)
+class AssistantRow:
+    """An assistant in one of its versions."""
+
+    key: int
+    current: int
+    """The version that is the current one."""
+    data: Assistant
+
+
+@dataclass(slots=True, frozen=True)
+class Remembered:
+    """The first answer to a request that carried a request_id."""
+
+    digest: bytes
+    response: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class EventFilter:
+    """Which events of a session to read or stream."""
+
+    thread: int | None = None
+    """Only those of this thread; with `condensed`, the thread that is shown whole."""
+    run: int | None = None
+    kinds: frozenset[int] = frozenset()
+    """Only these kinds; all when empty."""
+    condensed: frozenset[int] = frozenset()
+    """The kinds to show of other threads than `thread`; none when empty."""
+
+    def matches(self, record: Record) -> bool:
+        if self.run is not None and record.run != self.run:
+            return False
+        if self.kinds and record.kind not in self.kinds:
+            return False
+        if self.thread is None or record.thread == self.thread:
+            return True
+        return record.kind in self.condensed
+
+
+@dataclass(slots=True, frozen=True)
+class Page:
+    """A slice of a list, newest first: rows whose key is below `before`, if it is set."""
+
+    limit: int
+    before: int | None = None
+
+
+class Reader(Protocol):
+    """One consistent view of what is committed."""
+
+    def session(self, key: int) -> SessionRow: ...
+    def thread(self, tenant: str, thread_id: str) -> ThreadRow | None: ...
+    def thread_at(self, key: int) -> ThreadRow: ...
+    def run(self, tenant: str, run_id: str) -> RunRow | None: ...
+    def job(self, tenant: str, job_id: str) -> JobRow | None: ...
+
+    def live_runs(self, thread: int) -> list[RunRow]:
+        """Runs of a thread that are not terminal, in line."""
+
+    def ready_runs(self, limit: int) -> list[RunRow]:
+        """Runs that only want a slot, in line."""
+
+    def ready_before(self, run: RunRow) -> int:
+        """How many ready runs are before a run."""
+
+    def running_runs(self) -> list[RunRow]:
+        """Runs that are RUNNING."""
+
+    def due_runs(self, now: float) -> list[RunRow]:
+        """Delayed runs whose time has come, soonest first."""
+
+    def next_due(self) -> float | None:
+        """When the next delayed run may start, in seconds since the epoch."""
+
+    def tree_is_busy(self, thread: int) -> bool:
+        """Whether a run of a thread or of one below it is queued (and not delayed) or running."""
+
+    def tree_is_live(self, thread: int) -> bool:
+        """Whether a run of a thread or of one below it is not terminal."""
+
+    def threads_below(self, thread: int) -> list[ThreadRow]:
+        """A thread and all threads below it, parents first."""
+
+    def list_threads(
+        self,
+        tenant: str,
+        page: Page,
+        *,
+        session: int | None,
+        busy: bool | None,
+        metadata: Mapping[str, object],
+    ) -> list[ThreadRow]:
+        """Threads of a session, or root threads where none is given."""
+
+    def list_runs(
+        self, tenant: str, page: Page, *, thread: int | None, states: Sequence[int]
+    ) -> list[RunRow]: ...
+
+    def list_jobs(
+        self,
+        tenant: str,
+        page: Page,
+        *,
+        parent: int | None,
+        states: Sequence[int],
+        labels: Mapping[str, str],
+    ) -> list[JobRow]: ...
+
+    def jobs_of_session(self, session: int) -> list[JobRow]: ...
+    def active_jobs(self, parent: int) -> int:
+        """How many jobs of a thread are not terminal."""
+    def jobs_like(self, tenant: str, prefix: str, limit: int) -> list[str]:
+        """Ids of jobs that begin with a prefix."""
+
+    def events(
+        self,
+        session: int,
+        wanted: EventFilter,
+        *,
+        after: int = 0,
+        through: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Record]:
+        """Records with `after < sequence <= through`, in order or in reverse."""
+
+    def messages(
+        self, thread: int, *, limit: int, newest_first: bool, beyond: int | None = None
+    ) -> list[Record]:
+        """Message events of a thread; `beyond` is the sequence to go on from, exclusive."""
+
+    def message_count(self, thread: int) -> int: ...
+    def voids(self, thread: int) -> list[Record]:
+        """The events of a thread that take messages back: rollbacks and voided claims."""
+
+    def assistant(
+        self, tenant: str, assistant_id: str, version: int | None = None
+    ) -> AssistantRow | None: ...
+    def list_assistants(
+        self, tenant: str, page: Page, *, agent: str | None, metadata: Mapping[str, object]
+    ) -> list[AssistantRow]: ...
+    def remembered(self, tenant: str, method: str, request_id: str) -> Remembered | None: ...
+    def counts(self) -> Counts: ...
+    def size(self) -> int:
+        """Bytes that the store takes, or 0 where that is not known."""
+
+
+class Transaction(Reader, Protocol):
+    """A reader that also writes. Reads see what the transaction has written."""
+
+    @property
+    def now(self) -> int:
+        """The time of the transaction in nanoseconds since the epoch."""
+
+    def add_session(self, tenant: str, session_id: str) -> SessionRow: ...
+    def add_thread(self, session: SessionRow, parent: int | None, data: Thread) -> ThreadRow: ...
+    def add_run(self, thread: ThreadRow, data: Run) -> RunRow: ...
+    def add_job(self, thread: ThreadRow, parent: int | None, run: RunRow, data: Job) -> JobRow: ...
+    def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow: ...
+
+    def save_thread(self, row: ThreadRow) -> None: ...
+    def save_run(self, row: RunRow) -> None: ...
+    def save_job(self, row: JobRow) -> None: ...
+
+    def append(self, thread: ThreadRow, event: Event, run: RunRow | None = None) -> None:
+        """Appends an event to the thread's session.
+
+        Fills in sequence, time, session, thread, and of the run its id, attempt and epoch.
+        """
+
+    def erase_events(self, thread: ThreadRow) -> None:
+        """Replaces all events of a thread by redacted ones; the sequences stay."""
+
+    def delete_session(self, session: SessionRow) -> None: ...
+    def delete_thread(self, row: ThreadRow) -> None:
+        """Deletes the rows of a thread and its runs; its events stay."""
+
+    def remember(
+        self, tenant: str, method: str, request_id: str, answer: Remembered
+    ) -> None: ...
+    def forget(self, before: float) -> None:
+        """Drops remembered answers older than a time, in seconds since the epoch."""
+
+
+Listener = Callable[[Sequence[Record]], None]
+"""Called on the event loop after each commit with its records, in order. Must not raise."""
+
+
+class Store(Protocol):
+    """A store. Open it before use; every error of it is a `StoreError`."""
+
+    name: str
+
+    async def open(self, listener: Listener) -> None: ...
+    async def close(self) -> None: ...
+    async def write(self, operation: Callable[[Transaction], T]) -> T:
+        """Runs an operation and returns its result once it is durable.
+
+        What the operation raises is raised here, and nothing of it is written. A caller that is
+        cancelled while waiting does not undo the operation.
+        """
+
+    async def read(self, query: Callable[[Reader], T]) -> T:
+        """Runs a query on a consistent view. Never waits for writes."""

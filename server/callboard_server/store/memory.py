@@ -1,0 +1,649 @@
+"""A store in memory, for tests: the same interface and results as SQLite's, and no file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+
+from callboard.structs import to_dict
+from callboard.v1.assistant_pb2 import Assistant
+from callboard.v1.event_pb2 import Event
+from callboard.v1.job_pb2 import Job
+from callboard.v1.lifecycle_pb2 import RunState
+from callboard.v1.run_pb2 import Run
+from callboard.v1.server_pb2 import Counts
+from callboard.v1.thread_pb2 import Thread
+from callboard_server.log.events import kind_of, kinds, redacted
+from callboard_server.log.records import Record
+from callboard_server.store.base import (
+    AssistantRow,
+    EventFilter,
+    JobRow,
+    Listener,
+    Page,
+    Reader,
+    Remembered,
+    RunRow,
+    SessionRow,
+    StoreUnavailable,
+    ThreadRow,
+    Transaction,
+)
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+Row = SessionRow | ThreadRow | RunRow
+
+
+class _Session(NamedTuple):
+    tenant: str
+    session_id: str
+    head: int
+    oldest: int
+
+
+class _Thread(NamedTuple):
+    tenant: str
+    session: int
+    parent: int | None
+    data: Thread
+    values: Struct
+
+
+class _Run(NamedTuple):
+    tenant: str
+    thread: int
+    data: Run
+    queued_at: int
+    ready: bool
+    start_at: float | None
+    stop: int
+
+    @property
+    def is_live(self) -> bool:
+        return self.data.state < RunState.RUN_STATE_SUCCEEDED
+
+    @property
+    def is_busy(self) -> bool:
+        queued = self.data.state == RunState.RUN_STATE_QUEUED and self.start_at is None
+        return queued or self.data.state == RunState.RUN_STATE_RUNNING
+
+
+class _Job(NamedTuple):
+    tenant: str
+    parent: int | None
+    run: int
+    data: Job
+
+
+class _Assistant(NamedTuple):
+    tenant: str
+    assistant_id: str
+    agent: str
+    current: int
+    versions: Mapping[int, Assistant]
+
+
+class _Request(NamedTuple):
+    answer: Remembered
+    create_time: float
+
+
+@dataclass(slots=True)
+class _Tables:
+    """What is committed. Nothing in here is ever changed in place: it is put anew or dropped."""
+
+    sessions: dict[int, _Session] = field(default_factory=dict)
+    threads: dict[int, _Thread] = field(default_factory=dict)
+    runs: dict[int, _Run] = field(default_factory=dict)
+    jobs: dict[int, _Job] = field(default_factory=dict)
+    """By the key of the thread."""
+    assistants: dict[int, _Assistant] = field(default_factory=dict)
+    requests: dict[tuple[str, str, str], _Request] = field(default_factory=dict)
+    events: defaultdict[int, dict[int, Record]] = field(default_factory=lambda: defaultdict(dict))
+    """By the key of the session, then by sequence."""
+    keys: Counter[str] = field(default_factory=Counter)
+
+
+class MemoryStore:
+    """A store that lives as long as its object.
+
+    Args:
+        worker_id: the name of this process; nobody else can own the store.
+        clock: nanoseconds since the epoch.
+    """
+
+    name = "memory"
+
+    def __init__(
+        self, *, worker_id: str = "memory", clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._worker_id = worker_id
+        self._clock = clock
+        self._tables = _Tables()
+        self._closed = True
+
+    async def open(self, listener: Listener) -> None:
+        self._listener = listener
+        self._closed = False
+
+    async def close(self) -> None:
+        self._closed = True
+        # Operations that were handed in before come first.
+        await asyncio.sleep(0)
+
+    async def write(self, operation: Callable[[Transaction], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        # On a turn of its own, so that a caller that is cancelled does not undo it.
+        loop.call_soon(self._commit, operation, answer)
+        return await answer
+
+    def _commit(self, operation: Callable[[Transaction], T], answer: asyncio.Future[T]) -> None:
+        transaction = MemoryTransaction(self._tables, self._clock())
+        try:
+            result = operation(transaction)
+            transaction.flush()
+        except Exception as error:
+            transaction.abandon()
+            if not answer.done():
+                # No future can carry a StopIteration.
+                lost = isinstance(error, StopIteration)
+                answer.set_exception(RuntimeError("StopIteration") if lost else error)
+            return
+        if transaction.records:
+            self._listener(transaction.records)
+        if not answer.done():
+            answer.set_result(result)
+
+    async def read(self, query: Callable[[Reader], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        await asyncio.sleep(0)
+        return query(MemoryReader(self._tables))
+
+
+class MemoryReader:
+    """One view of the tables. Whoever asks gets objects of their own."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self._stored = tables
+        # A row that was read once is the same object for the rest of the transaction.
+        self._sessions: dict[int, SessionRow] = {}
+        self._threads: dict[int, ThreadRow] = {}
+        self._runs: dict[int, RunRow] = {}
+        self._jobs: dict[int, JobRow] = {}
+
+    @property
+    def _tables(self) -> _Tables:
+        return self._stored
+
+    # Threads
+
+    def session(self, key: int) -> SessionRow:
+        if key not in self._sessions:
+            self._sessions[key] = SessionRow(key, *self._tables.sessions[key])
+        return self._sessions[key]
+
+    def thread(self, tenant: str, thread_id: str) -> ThreadRow | None:
+        for key, row in self._tables.threads.items():
+            if row.tenant == tenant and row.data.thread_id == thread_id:
+                return self.thread_at(key)
+        return None
+
+    def thread_at(self, key: int) -> ThreadRow:
+        if key not in self._threads:
+            row = self._tables.threads[key]
+            self._threads[key] = ThreadRow(
+                key, self.session(row.session), row.parent, _copy(row.data), _copy(row.values)
+            )
+        return self._threads[key]
+
+    def _tree(self, thread: int) -> list[int]:
+        tree = [thread]
+        for key in tree:
+            tree += [child for child, row in self._tables.threads.items() if row.parent == key]
+        return tree
+
+    def tree_is_busy(self, thread: int) -> bool:
+        tree = self._tree(thread)
+        return any(row.is_busy for row in self._tables.runs.values() if row.thread in tree)
+
+    def tree_is_live(self, thread: int) -> bool:
+        tree = self._tree(thread)
+        return any(row.is_live for row in self._tables.runs.values() if row.thread in tree)
+
+    def threads_below(self, thread: int) -> list[ThreadRow]:
+        return [self.thread_at(key) for key in sorted(self._tree(thread))]
+
+    def list_threads(
+        self,
+        tenant: str,
+        page: Page,
+        *,
+        session: int | None,
+        busy: bool | None,
+        metadata: Mapping[str, object],
+    ) -> list[ThreadRow]:
+        at_work = {row.thread for row in self._tables.runs.values() if row.is_busy}
+
+        def wanted(key: int, row: _Thread) -> bool:
+            placed = row.parent is None if session is None else row.session == session
+            fits = busy is None or busy == (key in at_work)
+            holds = _holds(to_dict(row.data.metadata), metadata)
+            return row.tenant == tenant and placed and fits and holds
+
+        found = (key for key, row in self._tables.threads.items() if wanted(key, row))
+        return [self.thread_at(key) for key in _paged(found, page)]
+
+    # Runs
+
+    def run(self, tenant: str, run_id: str) -> RunRow | None:
+        for key, row in self._tables.runs.items():
+            if row.tenant == tenant and row.data.run_id == run_id:
+                return self._run_at(key)
+        return None
+
+    def _run_at(self, key: int) -> RunRow:
+        if key not in self._runs:
+            row = self._tables.runs[key]
+            place = row.queued_at, row.ready, row.start_at, row.stop
+            self._runs[key] = RunRow(key, self.thread_at(row.thread), _copy(row.data), *place)
+        return self._runs[key]
+
+    def _in_line(self, wanted: Callable[[_Run], bool]) -> list[RunRow]:
+        found = [(row.queued_at, key) for key, row in self._tables.runs.items() if wanted(row)]
+        return [self._run_at(key) for _, key in sorted(found)]
+
+    def live_runs(self, thread: int) -> list[RunRow]:
+        return self._in_line(lambda row: row.thread == thread and row.is_live)
+
+    def ready_runs(self, limit: int) -> list[RunRow]:
+        return self._in_line(lambda row: row.ready)[:limit]
+
+    def ready_before(self, run: RunRow) -> int:
+        place = run.queued_at, run.key
+        ready = self._in_line(lambda row: row.ready)
+        return sum((other.queued_at, other.key) < place for other in ready)
+
+    def running_runs(self) -> list[RunRow]:
+        running = self._in_line(lambda row: row.data.state == RunState.RUN_STATE_RUNNING)
+        return sorted(running, key=lambda run: run.key)
+
+    def due_runs(self, now: float) -> list[RunRow]:
+        delayed = [
+            (row.start_at, key)
+            for key, row in self._tables.runs.items()
+            if row.start_at is not None and row.start_at <= now
+        ]
+        return [self._run_at(key) for _, key in sorted(delayed)]
+
+    def next_due(self) -> float | None:
+        times = [row.start_at for row in self._tables.runs.values() if row.start_at is not None]
+        return min(times, default=None)
+
+    def list_runs(
+        self, tenant: str, page: Page, *, thread: int | None, states: Sequence[int]
+    ) -> list[RunRow]:
+        found = (
+            key
+            for key, row in self._tables.runs.items()
+            if row.tenant == tenant
+            and thread in (None, row.thread)
+            and (not states or row.data.state in states)
+        )
+        return [self._run_at(key) for key in _paged(found, page)]
+
+    # Jobs
+
+    def job(self, tenant: str, job_id: str) -> JobRow | None:
+        thread = self.thread(tenant, job_id)
+        return self._job_at(thread.key) if thread and thread.key in self._tables.jobs else None
+
+    def _job_at(self, thread: int) -> JobRow:
+        if thread not in self._jobs:
+            _, parent, run, data = self._tables.jobs[thread]
+            self._jobs[thread] = JobRow(
+                self.thread_at(thread), parent, self._run_at(run), _copy(data)
+            )
+        return self._jobs[thread]
+
+    def list_jobs(
+        self,
+        tenant: str,
+        page: Page,
+        *,
+        parent: int | None,
+        states: Sequence[int],
+        labels: Mapping[str, str],
+    ) -> list[JobRow]:
+        found = (
+            key
+            for key, row in self._tables.jobs.items()
+            if row.tenant == tenant
+            and parent in (None, row.parent)
+            and (not states or self._tables.runs[row.run].data.state in states)
+            and _holds(dict(row.data.labels), labels)
+        )
+        return [self._job_at(key) for key in _paged(found, page)]
+
+    def jobs_of_session(self, session: int) -> list[JobRow]:
+        threads = self._tables.threads
+        found = (key for key in self._tables.jobs if threads[key].session == session)
+        return [self._job_at(key) for key in sorted(found)]
+
+    def active_jobs(self, parent: int) -> int:
+        runs = [row.run for row in self._tables.jobs.values() if row.parent == parent]
+        return sum(self._tables.runs[key].is_live for key in runs)
+
+    def jobs_like(self, tenant: str, prefix: str, limit: int) -> list[str]:
+        rows = (self._tables.threads[key] for key in self._tables.jobs)
+        ids = (row.data.thread_id for row in rows if row.tenant == tenant)
+        return sorted(job_id for job_id in ids if job_id.startswith(prefix))[:limit]
+
+    # Events
+
+    def events(
+        self,
+        session: int,
+        wanted: EventFilter,
+        *,
+        after: int = 0,
+        through: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Record]:
+        log = self._tables.events.get(session, {})
+        found = [
+            log[sequence]
+            for sequence in sorted(log, reverse=newest_first)
+            if sequence > after and (through is None or sequence <= through)
+            if wanted.matches(log[sequence])
+        ]
+        return iter(found[:limit])
+
+    def messages(
+        self, thread: int, *, limit: int, newest_first: bool, beyond: int | None = None
+    ) -> list[Record]:
+        found = self._messages(thread)
+        if beyond is not None and newest_first:
+            found = [record for record in found if record.sequence < beyond]
+        elif beyond is not None:
+            found = [record for record in found if record.sequence > beyond]
+        return (found[::-1] if newest_first else found)[:limit]
+
+    def _messages(self, thread: int) -> list[Record]:
+        return self._of_kinds(thread, kinds("message_added"))
+
+    def _of_kinds(self, thread: int, wanted: frozenset[int]) -> list[Record]:
+        records = (r for log in self._tables.events.values() for r in log.values())
+        found = (r for r in records if r.thread == thread and r.kind in wanted)
+        return sorted(found, key=lambda record: record.sequence)
+
+    def message_count(self, thread: int) -> int:
+        return len(self._messages(thread))
+
+    def voids(self, thread: int) -> list[Record]:
+        return self._of_kinds(thread, kinds("runs_rolled_back", "claim_voided"))
+
+    # Assistants
+
+    def assistant(
+        self, tenant: str, assistant_id: str, version: int | None = None
+    ) -> AssistantRow | None:
+        for key, row in self._tables.assistants.items():
+            if (row.tenant, row.assistant_id) == (tenant, assistant_id):
+                data = row.versions.get(row.current if version is None else version)
+                return AssistantRow(key, row.current, _copy(data)) if data else None
+        return None
+
+    def list_assistants(
+        self, tenant: str, page: Page, *, agent: str | None, metadata: Mapping[str, object]
+    ) -> list[AssistantRow]:
+        rows = self._tables.assistants
+        found = (
+            key
+            for key, row in rows.items()
+            if row.tenant == tenant
+            and agent in (None, row.agent)
+            and _holds(to_dict(row.versions[row.current].metadata), metadata)
+        )
+        return [
+            AssistantRow(key, rows[key].current, _copy(rows[key].versions[rows[key].current]))
+            for key in _paged(found, page)
+        ]
+
+    # Everything else
+
+    def remembered(self, tenant: str, method: str, request_id: str) -> Remembered | None:
+        row = self._tables.requests.get((tenant, method, request_id))
+        return row.answer if row else None
+
+    def counts(self) -> Counts:
+        states = Counter(row.data.state for row in self._tables.runs.values())
+        return Counts(
+            sessions=len(self._tables.sessions),
+            threads=len(self._tables.threads),
+            runs_queued=states[RunState.RUN_STATE_QUEUED],
+            runs_running=states[RunState.RUN_STATE_RUNNING],
+            runs_waiting=states[RunState.RUN_STATE_WAITING],
+            runs_requiring_action=states[RunState.RUN_STATE_REQUIRES_ACTION],
+            runs_finished=sum(not row.is_live for row in self._tables.runs.values()),
+        )
+
+    def size(self) -> int:
+        return 0
+
+
+class MemoryTransaction(MemoryReader):
+    """One operation's reads and writes.
+
+    A row that was added or saved is written, as it then stands, before the next read and at the
+    end. What was written can be undone.
+    """
+
+    def __init__(self, tables: _Tables, now: int) -> None:
+        super().__init__(tables)
+        self._now = now
+        self._new: list[Row] = []
+        self._saved: list[Row] = []
+        self._undo: list[tuple[dict[Any, Any], object, object]] = []
+        self.records: list[Record] = []
+        """What the operation appended, in order."""
+
+    @property
+    def now(self) -> int:
+        return self._now
+
+    @property
+    def _tables(self) -> _Tables:
+        self.flush()
+        return self._stored
+
+    def flush(self) -> None:
+        """Writes the rows that were added or saved."""
+        for row in self._new:
+            self._put_row(row)
+        for row in self._saved:
+            if row.key in self._table_of(row):
+                self._put_row(row)
+        self._new.clear()
+        self._saved.clear()
+
+    def _table_of(self, row: Row) -> dict[int, Any]:
+        match row:
+            case SessionRow():
+                return self._stored.sessions
+            case ThreadRow():
+                return self._stored.threads
+            case RunRow():
+                return self._stored.runs
+
+    def _put_row(self, row: Row) -> None:
+        self._put(self._table_of(row), row.key, _stored_row(row))
+
+    def _put(self, table: dict[Any, Any], key: object, value: object) -> None:
+        """Sets or, with None, drops what a table has under a key."""
+        self._undo.append((table, key, table.get(key)))
+        _set(table, key, value)
+
+    def abandon(self) -> None:
+        """Takes back whatever the operation has written."""
+        for table, key, value in reversed(self._undo):
+            _set(table, key, value)
+
+    def _key(self, table: str) -> int:
+        self._stored.keys[table] += 1
+        return self._stored.keys[table]
+
+    # Adding
+
+    def add_session(self, tenant: str, session_id: str) -> SessionRow:
+        row = SessionRow(self._key("sessions"), tenant, session_id)
+        self._sessions[row.key] = row
+        self._new.append(row)
+        return row
+
+    def add_thread(self, session: SessionRow, parent: int | None, data: Thread) -> ThreadRow:
+        row = ThreadRow(self._key("threads"), session, parent, data, Struct())
+        self._threads[row.key] = row
+        self._new.append(row)
+        return row
+
+    def add_run(self, thread: ThreadRow, data: Run) -> RunRow:
+        row = RunRow(self._key("runs"), thread, data, queued_at=self._now)
+        self._runs[row.key] = row
+        self._new.append(row)
+        return row
+
+    def add_job(self, thread: ThreadRow, parent: int | None, run: RunRow, data: Job) -> JobRow:
+        row = JobRow(thread, parent, run, data)
+        self._jobs[thread.key] = row
+        self._put_job(row)
+        return row
+
+    def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow:
+        key, version = self._key("assistants"), data.version
+        row = _Assistant(tenant, data.assistant_id, data.agent, version, {version: _copy(data)})
+        self._put(self._tables.assistants, key, row)
+        return AssistantRow(key, version, data)
+
+    # Changing
+
+    def save_thread(self, row: ThreadRow) -> None:
+        self._saved.append(row)
+
+    def save_run(self, row: RunRow) -> None:
+        self._saved.append(row)
+
+    def save_job(self, row: JobRow) -> None:
+        if row.thread.key in self._tables.jobs:
+            self._put_job(row)
+
+    def _put_job(self, row: JobRow) -> None:
+        tenant = row.thread.session.tenant
+        stored = _Job(tenant, row.parent, row.run.key, _copy(row.data))
+        self._put(self._tables.jobs, row.thread.key, stored)
+
+    def append(self, thread: ThreadRow, event: Event, run: RunRow | None = None) -> None:
+        session = thread.session
+        session.head += 1
+        self._saved.append(session)
+        event.sequence = session.head
+        event.session_id = session.session_id
+        event.thread_id = thread.data.thread_id
+        event.time.FromNanoseconds(self._now)
+        if run is not None:
+            event.run_id = run.data.run_id
+            event.attempt = run.data.attempt
+            event.claim_epoch = run.data.claim_epoch
+        data, run_key = event.SerializeToString(), run.key if run else None
+        record = Record(session.key, session.head, thread.key, run_key, kind_of(event), data)
+        self._put(self._stored.events[session.key], record.sequence, record)
+        self.records.append(record)
+
+    # Removing
+
+    def erase_events(self, thread: ThreadRow) -> None:
+        log = self._tables.events[thread.session.key]
+        for record in self.events(thread.session.key, EventFilter(thread=thread.key)):
+            data = redacted(record.event).SerializeToString()
+            left = Record(
+                record.session, record.sequence, record.thread, record.run, record.kind, data
+            )
+            self._put(log, record.sequence, left)
+
+    def delete_session(self, session: SessionRow) -> None:
+        for sequence in list(self._tables.events[session.key]):
+            self._put(self._tables.events[session.key], sequence, None)
+        self._put(self._tables.sessions, session.key, None)
+        self._sessions.pop(session.key, None)
+
+    def delete_thread(self, row: ThreadRow) -> None:
+        self._put(self._tables.jobs, row.key, None)
+        for key in [key for key, run in self._tables.runs.items() if run.thread == row.key]:
+            self._put(self._tables.runs, key, None)
+        self._put(self._tables.threads, row.key, None)
+        self._threads.pop(row.key, None)
+
+    # Remembered answers
+
+    def remember(self, tenant: str, method: str, request_id: str, answer: Remembered) -> None:
+        row = _Request(answer, self._now / 1e9)
+        self._put(self._tables.requests, (tenant, method, request_id), row)
+
+    def forget(self, before: float) -> None:
+        old = [key for key, row in self._tables.requests.items() if row.create_time < before]
+        for key in old:
+            self._put(self._tables.requests, key, None)
+
+
+def _set(table: dict[Any, Any], key: object, value: object) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+def _stored_row(row: Row) -> _Session | _Thread | _Run:
+    match row:
+        case SessionRow():
+            return _Session(row.tenant, row.session_id, row.head, row.oldest)
+        case ThreadRow():
+            tenant, data, values = row.session.tenant, _copy(row.data), _copy(row.values)
+            return _Thread(tenant, row.session.key, row.parent, data, values)
+        case RunRow():
+            tenant, thread = row.thread.session.tenant, row.thread.key
+            place = row.queued_at, row.ready, row.start_at, row.stop
+            return _Run(tenant, thread, _copy(row.data), *place)
+
+
+def _copy(message: M) -> M:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def _paged(keys: Iterable[int], page: Page) -> list[int]:
+    newest_first = sorted(keys, reverse=True)
+    return [key for key in newest_first if page.before is None or key < page.before][: page.limit]
+
+
+def _holds(held: object, wanted: object) -> bool:
+    """Whether JSON holds all of `wanted`: objects by key, all else by equality."""
+    if isinstance(wanted, Mapping):
+        if not isinstance(held, Mapping):
+            return False
+        return all(name in held and _holds(held[name], part) for name, part in wanted.items())
+    # Not ==, for which True is 1.
+    return json.dumps(held, sort_keys=True) == json.dumps(wanted, sort_keys=True)

@@ -1,0 +1,422 @@
+"""Queries on the SQLite store."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct
+
+from callboard.v1.assistant_pb2 import Assistant
+from callboard.v1.job_pb2 import Job
+from callboard.v1.lifecycle_pb2 import RunState
+from callboard.v1.run_pb2 import Run
+from callboard.v1.server_pb2 import Counts
+from callboard.v1.thread_pb2 import Thread
+from callboard_server.log.records import Record
+from callboard_server.store.base import (
+    AssistantRow,
+    EventFilter,
+    JobRow,
+    Page,
+    Remembered,
+    RunRow,
+    SessionRow,
+    ThreadRow,
+)
+
+_SESSION = "s.key, s.tenant, s.session_id, s.head, s.oldest"
+_THREAD = f't.key, t.parent, t.data, t."values", {_SESSION}'
+_RUN = f"r.key, r.queued_at, r.ready, r.start_at, r.stop, r.data, {_THREAD}"
+_THREADS = "threads t JOIN sessions s ON s.key = t.session"
+_RUNS = "runs r JOIN threads t ON t.key = r.thread JOIN sessions s ON s.key = t.session"
+_JOBS = f"{_THREADS} JOIN jobs j ON j.thread = t.key JOIN runs r ON r.key = j.run"
+_JOB = f"j.parent, j.data, {_RUN}"
+_EVENTS = "SELECT session, sequence, thread, run, kind, data FROM events"
+_BELOW = """WITH RECURSIVE tree (key) AS (
+    VALUES (?) UNION ALL SELECT c.key FROM threads c JOIN tree ON c.parent = tree.key
+)"""
+_BUSY = f"""(r.state = {RunState.RUN_STATE_RUNNING}
+    OR r.state = {RunState.RUN_STATE_QUEUED} AND r.start_at IS NULL)"""
+
+_ESCAPE = re.compile(r"\\.")
+
+Parameters = Sequence[object]
+
+
+class SqliteReader:
+    """One consistent view of the database: lives within one transaction of a connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        # A row that was read once is the same object for the rest of the transaction.
+        self._sessions: dict[int, SessionRow] = {}
+        self._threads: dict[int, ThreadRow] = {}
+        self._runs: dict[int, RunRow] = {}
+        self._jobs: dict[int, JobRow] = {}
+
+    def _rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def _row(self, sql: str, parameters: Parameters = ()) -> tuple[Any, ...] | None:
+        rows = self._rows(sql, parameters)
+        return rows[0] if rows else None
+
+    def _event_rows(self, sql: str, parameters: Parameters) -> sqlite3.Cursor:
+        """Runs a query on events: a transaction holds those back longer than rows."""
+        return self._connection.execute(sql, parameters)
+
+    # Threads
+
+    def session(self, key: int) -> SessionRow:
+        if key in self._sessions:
+            return self._sessions[key]
+        row = self._row(f"SELECT {_SESSION} FROM sessions s WHERE s.key = ?", (key,))
+        if row is None:
+            raise KeyError(f"session {key}")
+        return self._session_row(row)
+
+    def thread(self, tenant: str, thread_id: str) -> ThreadRow | None:
+        row = self._row(
+            f"SELECT {_THREAD} FROM {_THREADS} WHERE t.tenant = ? AND t.thread_id = ?",
+            (tenant, thread_id),
+        )
+        return self._thread_row(row) if row else None
+
+    def thread_at(self, key: int) -> ThreadRow:
+        if key in self._threads:
+            return self._threads[key]
+        row = self._row(f"SELECT {_THREAD} FROM {_THREADS} WHERE t.key = ?", (key,))
+        if row is None:
+            raise KeyError(f"thread {key}")
+        return self._thread_row(row)
+
+    def tree_is_busy(self, thread: int) -> bool:
+        return self._tree_has(thread, _BUSY)
+
+    def tree_is_live(self, thread: int) -> bool:
+        return self._tree_has(thread, f"r.state < {RunState.RUN_STATE_SUCCEEDED}")
+
+    def _tree_has(self, thread: int, condition: str) -> bool:
+        sql = f"""{_BELOW} SELECT 1 FROM tree JOIN runs r ON r.thread = tree.key
+            WHERE {condition} LIMIT 1"""
+        return self._row(sql, (thread,)) is not None
+
+    def threads_below(self, thread: int) -> list[ThreadRow]:
+        sql = f"{_BELOW} SELECT {_THREAD} FROM {_THREADS} JOIN tree ON tree.key = t.key"
+        rows = self._rows(f"{sql} ORDER BY t.key", (thread,))
+        return [self._thread_row(row) for row in rows]
+
+    def list_threads(
+        self,
+        tenant: str,
+        page: Page,
+        *,
+        session: int | None,
+        busy: bool | None,
+        metadata: Mapping[str, object],
+    ) -> list[ThreadRow]:
+        where, parameters = ["t.tenant = ?"], [tenant]
+        if session is None:
+            where.append("t.parent IS NULL")
+        else:
+            _add(where, parameters, "t.session = ?", session)
+        if busy is not None:
+            has = "EXISTS" if busy else "NOT EXISTS"
+            where.append(f"{has} (SELECT 1 FROM runs r WHERE r.thread = t.key AND {_BUSY})")
+        _add_contained(where, parameters, "t.metadata", metadata)
+        tail = _page(where, parameters, "t.key", page)
+        return [
+            self._thread_row(row)
+            for row in self._rows(f"SELECT {_THREAD} FROM {_THREADS} {tail}", parameters)
+        ]
+
+    # Runs
+
+    def run(self, tenant: str, run_id: str) -> RunRow | None:
+        row = self._row(
+            f"SELECT {_RUN} FROM {_RUNS} WHERE r.tenant = ? AND r.run_id = ?", (tenant, run_id)
+        )
+        return self._run_row(row) if row else None
+
+    def _runs_where(self, condition: str, parameters: Parameters = ()) -> list[RunRow]:
+        rows = self._rows(f"SELECT {_RUN} FROM {_RUNS} WHERE {condition}", parameters)
+        return [self._run_row(row) for row in rows]
+
+    def live_runs(self, thread: int) -> list[RunRow]:
+        condition = f"r.thread = ? AND r.state < {RunState.RUN_STATE_SUCCEEDED}"
+        return self._runs_where(f"{condition} ORDER BY r.queued_at, r.key", (thread,))
+
+    def ready_runs(self, limit: int) -> list[RunRow]:
+        return self._runs_where("r.ready = 1 ORDER BY r.queued_at, r.key LIMIT ?", (limit,))
+
+    def ready_before(self, run: RunRow) -> int:
+        row = self._row(
+            "SELECT count(*) FROM runs WHERE ready = 1 AND (queued_at, key) < (?, ?)",
+            (run.queued_at, run.key),
+        )
+        return int(row[0]) if row else 0
+
+    def running_runs(self) -> list[RunRow]:
+        return self._runs_where(f"r.state = {RunState.RUN_STATE_RUNNING} ORDER BY r.key")
+
+    def due_runs(self, now: float) -> list[RunRow]:
+        return self._runs_where("r.start_at <= ? ORDER BY r.start_at, r.key", (now,))
+
+    def next_due(self) -> float | None:
+        row = self._row("SELECT min(start_at) FROM runs WHERE start_at IS NOT NULL")
+        return row[0] if row else None
+
+    def list_runs(
+        self, tenant: str, page: Page, *, thread: int | None, states: Sequence[int]
+    ) -> list[RunRow]:
+        where, parameters = ["r.tenant = ?"], [tenant]
+        if thread is not None:
+            _add(where, parameters, "r.thread = ?", thread)
+        _add_states(where, parameters, "r.state", states)
+        tail = _page(where, parameters, "r.key", page)
+        rows = self._rows(f"SELECT {_RUN} FROM {_RUNS} {tail}", parameters)
+        return [self._run_row(row) for row in rows]
+
+    # Jobs
+
+    def job(self, tenant: str, job_id: str) -> JobRow | None:
+        rows = self._jobs_where("t.tenant = ? AND t.thread_id = ?", (tenant, job_id))
+        return rows[0] if rows else None
+
+    def _jobs_where(self, condition: str, parameters: Parameters) -> list[JobRow]:
+        sql = f"SELECT {_JOB} FROM {_JOBS} WHERE {condition}"
+        return [self._job_row(row) for row in self._rows(sql, parameters)]
+
+    def list_jobs(
+        self,
+        tenant: str,
+        page: Page,
+        *,
+        parent: int | None,
+        states: Sequence[int],
+        labels: Mapping[str, str],
+    ) -> list[JobRow]:
+        where, parameters = ["j.tenant = ?"], [tenant]
+        if parent is not None:
+            _add(where, parameters, "j.parent = ?", parent)
+        _add_states(where, parameters, "r.state", states)
+        _add_contained(where, parameters, "j.labels", labels)
+        tail = _page(where, parameters, "j.thread", page)
+        sql = f"SELECT {_JOB} FROM {_JOBS} {tail}"
+        return [self._job_row(row) for row in self._rows(sql, parameters)]
+
+    def jobs_of_session(self, session: int) -> list[JobRow]:
+        return self._jobs_where("t.session = ? ORDER BY j.thread", (session,))
+
+    def active_jobs(self, parent: int) -> int:
+        sql = f"""SELECT count(*) FROM jobs j JOIN runs w ON w.key = j.run
+            WHERE j.parent = ? AND w.state < {RunState.RUN_STATE_SUCCEEDED}"""
+        row = self._row(sql, (parent,))
+        return int(row[0]) if row else 0
+
+    def jobs_like(self, tenant: str, prefix: str, limit: int) -> list[str]:
+        sql = f"""SELECT t.thread_id FROM {_JOBS}
+            WHERE t.tenant = ? AND t.thread_id >= ? AND t.thread_id < ? ORDER BY t.thread_id
+            LIMIT ?"""
+        rows = self._rows(sql, (tenant, prefix, prefix + "\U0010ffff", limit))
+        return [row[0] for row in rows]
+
+    # Events
+
+    def events(
+        self,
+        session: int,
+        wanted: EventFilter,
+        *,
+        after: int = 0,
+        through: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Record]:
+        where, parameters = _event_conditions(session, wanted)
+        _add(where, parameters, "sequence > ?", after)
+        if through is not None:
+            _add(where, parameters, "sequence <= ?", through)
+        order = "DESC" if newest_first else "ASC"
+        sql = f"{_EVENTS} WHERE {' AND '.join(where)} ORDER BY sequence {order} LIMIT ?"
+        # A negative limit is none.
+        parameters.append(-1 if limit is None else limit)
+        return (Record(*row) for row in self._event_rows(sql, parameters))
+
+    def messages(
+        self, thread: int, *, limit: int, newest_first: bool, beyond: int | None = None
+    ) -> list[Record]:
+        where, parameters = ["thread = ?", "kind = 24"], [thread]
+        if beyond is not None:
+            _add(where, parameters, f"sequence {'<' if newest_first else '>'} ?", beyond)
+        order = "DESC" if newest_first else "ASC"
+        sql = f"{_EVENTS} WHERE {' AND '.join(where)} ORDER BY sequence {order} LIMIT ?"
+        return [Record(*row) for row in self._event_rows(sql, [*parameters, limit])]
+
+    def message_count(self, thread: int) -> int:
+        sql = "SELECT count(*) FROM events WHERE thread = ? AND kind = 24"
+        return int(self._event_rows(sql, (thread,)).fetchone()[0])
+
+    def voids(self, thread: int) -> list[Record]:
+        sql = f"{_EVENTS} WHERE thread = ? AND kind IN (38, 45) ORDER BY sequence"
+        return [Record(*row) for row in self._event_rows(sql, (thread,))]
+
+    # Assistants
+
+    def assistant(
+        self, tenant: str, assistant_id: str, version: int | None = None
+    ) -> AssistantRow | None:
+        sql = """SELECT a.key, a.version, v.data FROM assistants a JOIN assistant_versions v
+            ON v.assistant = a.key AND v.version = coalesce(?, a.version)
+            WHERE a.tenant = ? AND a.assistant_id = ?"""
+        row = self._row(sql, (version, tenant, assistant_id))
+        return AssistantRow(row[0], row[1], Assistant.FromString(row[2])) if row else None
+
+    def list_assistants(
+        self, tenant: str, page: Page, *, agent: str | None, metadata: Mapping[str, object]
+    ) -> list[AssistantRow]:
+        where, parameters = ["a.tenant = ?"], [tenant]
+        if agent is not None:
+            _add(where, parameters, "a.agent = ?", agent)
+        _add_contained(where, parameters, "a.metadata", metadata)
+        tail = _page(where, parameters, "a.key", page)
+        sql = f"""SELECT a.key, a.version, v.data FROM assistants a JOIN assistant_versions v
+            ON v.assistant = a.key AND v.version = a.version {tail}"""
+        return [
+            AssistantRow(key, current, Assistant.FromString(data))
+            for key, current, data in self._rows(sql, parameters)
+        ]
+
+    # Everything else
+
+    def remembered(self, tenant: str, method: str, request_id: str) -> Remembered | None:
+        sql = """SELECT digest, response FROM requests
+            WHERE tenant = ? AND method = ? AND request_id = ?"""
+        row = self._row(sql, (tenant, method, request_id))
+        return Remembered(*row) if row else None
+
+    def counts(self) -> Counts:
+        live = dict(
+            self._rows(
+                "SELECT state, count(*) FROM runs "
+                f"WHERE state < {RunState.RUN_STATE_SUCCEEDED} GROUP BY state"
+            )
+        )
+        runs = self._count("runs")
+        return Counts(
+            sessions=self._count("sessions"),
+            threads=self._count("threads"),
+            runs_queued=live.get(RunState.RUN_STATE_QUEUED, 0),
+            runs_running=live.get(RunState.RUN_STATE_RUNNING, 0),
+            runs_waiting=live.get(RunState.RUN_STATE_WAITING, 0),
+            runs_requiring_action=live.get(RunState.RUN_STATE_REQUIRES_ACTION, 0),
+            runs_finished=runs - sum(live.values()),
+        )
+
+    def _count(self, table: str) -> int:
+        row = self._row(f"SELECT count(*) FROM {table}")
+        return int(row[0]) if row else 0
+
+    def size(self) -> int:
+        row = self._row(
+            "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+        )
+        return int(row[0]) if row else 0
+
+    # Rows to objects
+
+    def _session_row(self, row: tuple[Any, ...]) -> SessionRow:
+        return self._sessions.setdefault(row[0], SessionRow(*row))
+
+    def _thread_row(self, row: tuple[Any, ...]) -> ThreadRow:
+        key, parent, data, values = row[:4]
+        if key not in self._threads:
+            session = self._session_row(row[4:])
+            self._threads[key] = ThreadRow(
+                key, session, parent, Thread.FromString(data), Struct.FromString(values)
+            )
+        return self._threads[key]
+
+    def _run_row(self, row: tuple[Any, ...]) -> RunRow:
+        key, queued_at, ready, start_at, stop, data = row[:6]
+        if key not in self._runs:
+            thread = self._thread_row(row[6:])
+            run = Run.FromString(data)
+            self._runs[key] = RunRow(key, thread, run, queued_at, bool(ready), start_at, stop)
+        return self._runs[key]
+
+    def _job_row(self, row: tuple[Any, ...]) -> JobRow:
+        work = self._run_row(row[2:])
+        thread = work.thread
+        if thread.key not in self._jobs:
+            self._jobs[thread.key] = JobRow(thread, row[0], work, Job.FromString(row[1]))
+        return self._jobs[thread.key]
+
+
+def _add(where: list[str], parameters: list[Any], condition: str, value: object) -> None:
+    where.append(condition)
+    parameters.append(value)
+
+
+def _add_states(
+    where: list[str], parameters: list[Any], column: str, states: Sequence[int]
+) -> None:
+    if states:
+        where.append(f"{column} IN ({', '.join('?' * len(states))})")
+        parameters.extend(states)
+
+
+def _add_contained(
+    where: list[str], parameters: list[Any], column: str, wanted: Mapping[str, object]
+) -> None:
+    """Asks that a JSON column holds all of `wanted`: objects by key, all else by equality."""
+    for path, value in _leaves(wanted, "$"):
+        if value == {}:
+            _add(where, parameters, f"json_type({column}, ?) = 'object'", path)
+        else:
+            where.append(f"{column} -> ? = ?")
+            parameters += [path, json_text(value)]
+
+
+def _leaves(wanted: Mapping[str, object], path: str) -> Iterator[tuple[str, object]]:
+    for name, value in wanted.items():
+        below = f"{path}.{json_text(name)}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, below)
+        else:
+            yield below, value
+
+
+def json_text(value: object) -> str:
+    """Writes JSON such that equal values have equal texts, and strings can stand in a JSON path.
+
+    SQLite ends a quoted name in a path at the next quote, even at an escaped one.
+    """
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _ESCAPE.sub(lambda escape: "\\u0022" if escape[0] == '\\"' else escape[0], text)
+
+
+def _page(where: list[str], parameters: list[Any], key: str, page: Page) -> str:
+    if page.before is not None:
+        _add(where, parameters, f"{key} < ?", page.before)
+    parameters.append(page.limit)
+    return f"WHERE {' AND '.join(where)} ORDER BY {key} DESC LIMIT ?"
+
+
+def _event_conditions(session: int, wanted: EventFilter) -> tuple[list[str], list[Any]]:
+    where, parameters = ["session = ?"], [session]
+    if wanted.thread is not None and not wanted.condensed:
+        # The unary plus leaves the choice of the index to the thread.
+        where, parameters = ["+session = ?", "thread = ?"], [session, wanted.thread]
+    elif wanted.thread is not None:
+        kinds = ", ".join(map(str, sorted(wanted.condensed)))
+        _add(where, parameters, f"(thread = ? OR kind IN ({kinds}))", wanted.thread)
+    if wanted.run is not None:
+        _add(where, parameters, "run = ?", wanted.run)
+    if wanted.kinds:
+        where.append(f"kind IN ({', '.join(map(str, sorted(wanted.kinds)))})")
+    return where, parameters

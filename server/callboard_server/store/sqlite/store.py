@@ -1,0 +1,312 @@
+"""The SQLite store: one writer thread that commits in groups, and readers that never wait for it.
+
+The writer takes whatever is queued, runs it in one transaction and answers all callers after the
+commit. There is no window: a lone operation is committed at once, and under load the time of one
+commit gathers the next group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from callboard_server.log.records import Record
+from callboard_server.store.base import (
+    Listener,
+    Reader,
+    StoreError,
+    StoreUnavailable,
+    Transaction,
+)
+from callboard_server.store.sqlite import ownership, schema
+from callboard_server.store.sqlite.reader import SqliteReader
+from callboard_server.store.sqlite.transaction import SqliteTransaction, send_events
+
+T = TypeVar("T")
+
+GROUP = 1000  # operations in one commit at the most: bounds how long a caller waits for others
+READERS = 4
+RENEWAL = ownership.LEASE / 3
+
+
+@dataclass(slots=True)
+class _Operation:
+    run: Callable[[Transaction], Any]
+    answer: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    def reply(self) -> None:
+        """Answers the caller, on the loop."""
+        if self.answer.done():
+            return
+        if self.error is None:
+            self.answer.set_result(self.result)
+            return
+        if isinstance(self.error, StopIteration):
+            # No future can carry it.
+            self.error = RuntimeError("the operation raised StopIteration")
+        self.answer.set_exception(self.error)
+        # A caller that went away does not retrieve it.
+        self.answer.exception()
+
+
+class SqliteStore:
+    """A store on one SQLite file.
+
+    Args:
+        path: the file; created when it does not exist.
+        worker_id: the name of this process as the file's owner.
+        synchronous: "FULL" makes every answered write survive a loss of power; "NORMAL" may lose
+            the last of them then, and nothing when only the process is killed.
+        clock: nanoseconds since the epoch.
+    """
+
+    name = "sqlite"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        worker_id: str,
+        synchronous: str = "FULL",
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._path = path
+        self._worker_id = worker_id
+        self._synchronous = synchronous
+        self._clock = clock
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._keys: Counter[str] = Counter()
+        self._local = threading.local()
+        self._open_readers: list[sqlite3.Connection] = []
+        self._closed = True
+
+    # Opening and closing
+
+    async def open(self, listener: Listener) -> None:
+        """Opens the file, waits for an earlier owner's lease to end if need be, and takes it.
+
+        Raises:
+            StoreError: the file cannot be used; the message says why and what to do.
+        """
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._connection = await asyncio.to_thread(schema.open_file, self._path, self._synchronous)
+        try:
+            await self._take_ownership()
+            await asyncio.to_thread(self._prepare)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="callboard-read")
+        self._writer = threading.Thread(target=self._work, name="callboard-write", daemon=True)
+        self._closed = False
+        self._writer.start()
+
+    async def _take_ownership(self) -> None:
+        first = holder = await asyncio.to_thread(self._try_to_own)
+        deadline = time.monotonic() + ownership.LEASE + 1
+        while first is not None and holder is not None:
+            # A holder that renews is alive; one whose lease just runs out was killed elsewhere.
+            renewed = holder.lease_end > first.lease_end
+            if renewed or holder.is_here or time.monotonic() > deadline:
+                raise StoreError(
+                    f"{self._path} is in use by another server (process {holder.pid} on "
+                    f"{holder.host}): stop that one or name another file"
+                )
+            await asyncio.sleep(0.25)
+            holder = await asyncio.to_thread(self._try_to_own)
+
+    def _try_to_own(self) -> ownership.Owner | None:
+        try:
+            return ownership.take(self._connection, self._worker_id, self._seconds())
+        except sqlite3.Error as error:
+            raise self._store_error(error) from error
+
+    def _prepare(self) -> None:
+        """Brings the file up to date and reads where its keys stand, once it is ours."""
+        try:
+            schema.migrate(self._path, self._connection)
+            rows = self._connection.execute("SELECT name, seq FROM sqlite_sequence")
+            self._keys = Counter(dict(rows))
+        except sqlite3.Error as error:
+            ownership.release(self._connection, self._worker_id)
+            raise self._store_error(error) from error
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._open_readers:
+            connection.close()
+        await asyncio.to_thread(self._writer.join)
+        self._connection.close()
+
+    def _seconds(self) -> float:
+        return self._clock() / 1e9
+
+    # Writing
+
+    async def write(self, operation: Callable[[Transaction], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Operation(operation, answer))
+        return await answer
+
+    def _work(self) -> None:
+        """The writer thread."""
+        renew_at = time.monotonic() + RENEWAL
+        while True:
+            group, closing = self._next_group(renew_at - time.monotonic())
+            if time.monotonic() >= renew_at:
+                self._renew()
+                renew_at = time.monotonic() + RENEWAL
+            if group:
+                self._commit(group)
+            if closing:
+                break
+        self._release()
+
+    def _next_group(self, timeout: float) -> tuple[list[_Operation], bool]:
+        """Waits for operations; returns all that are queued, and whether the store closes."""
+        group: list[_Operation] = []
+        try:
+            item = self._queue.get(timeout=max(0.0, timeout))
+            while item is not None and len(group) < GROUP:
+                group.append(item)
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return group, False
+        if item is not None:
+            group.append(item)
+        return group, item is None
+
+    def _commit(self, group: Sequence[_Operation]) -> None:
+        records: list[Record] = []
+        try:
+            records = self._transact(group)
+        except BaseException as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if len(group) > 1 and not _is_outage(error):
+                # The database refused what one of them wrote: that must not harm the others.
+                for operation in group:
+                    self._commit([operation])
+                return
+            for operation in group:
+                operation.error = self._fault(error)
+        self._call_loop(self._deliver, group, records)
+
+    def _transact(self, group: Sequence[_Operation]) -> list[Record]:
+        """Runs operations in one transaction and returns what they appended."""
+        records: list[Record] = []
+        unsent: list[Record] = []
+        self._connection.execute("BEGIN IMMEDIATE")
+        if not ownership.holds(self._connection, self._worker_id):
+            raise StoreUnavailable(f"{self._path} was taken over by another server")
+        for operation in group:
+            records += self._run(operation, unsent)
+        send_events(self._connection, unsent)
+        self._connection.execute("COMMIT")
+        return records
+
+    def _run(self, operation: _Operation, unsent: list[Record]) -> list[Record]:
+        transaction = SqliteTransaction(self._connection, self._keys, self._clock(), unsent)
+        operation.error = None
+        try:
+            operation.result = operation.run(transaction)
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            transaction.abandon()
+            operation.error = error
+            return []
+        transaction.finish()
+        return transaction.records
+
+    def _fault(self, error: BaseException) -> BaseException:
+        """What a caller is told of an error that took a whole commit down."""
+        if isinstance(error, sqlite3.Error):
+            return self._store_error(error)
+        return StoreUnavailable(*error.args) if isinstance(error, StoreUnavailable) else error
+
+    def _store_error(self, error: sqlite3.Error) -> StoreError:
+        return schema.store_error(error, self._path)
+
+    def _deliver(self, group: Sequence[_Operation], records: Sequence[Record]) -> None:
+        """Back on the loop: shows what was committed, then answers the callers."""
+        try:
+            if records:
+                self._listener(records)
+        finally:
+            for operation in group:
+                operation.reply()
+
+    def _call_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            # The loop is closed: nobody is left to be told.
+            return
+
+    def _renew(self) -> None:
+        try:
+            ownership.renew(self._connection, self._worker_id, self._seconds())
+        except sqlite3.Error:
+            # The next renewal is in time as well: a lease is three of them long.
+            return
+
+    def _release(self) -> None:
+        try:
+            ownership.release(self._connection, self._worker_id)
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            # What is committed is safe in the file and its log.
+            return
+
+    # Reading
+
+    async def read(self, query: Callable[[Reader], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        return await self._loop.run_in_executor(self._readers, self._query, query)
+
+    def _query(self, query: Callable[[Reader], T]) -> T:
+        try:
+            connection = self._reader_connection()
+            connection.execute("BEGIN")
+            try:
+                return query(SqliteReader(connection))
+            finally:
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._store_error(error) from error
+
+    def _reader_connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = schema.connect(self._path)
+            connection.execute("PRAGMA query_only = 1")
+            self._local.connection = connection
+            self._open_readers.append(connection)
+        return connection
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Whether an error says that the database cannot be written, whatever the operation."""
+    own = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
+    if isinstance(error, (*own, sqlite3.ProgrammingError)):
+        return False
+    return isinstance(error, (sqlite3.Error, StoreError))

@@ -1,0 +1,90 @@
+"""Stands in for the engine where an agent or a tool is tested alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+from unittest.mock import Mock
+from uuid import uuid4
+
+from google.protobuf.struct_pb2 import Struct
+
+from callboard import AsyncClient
+from callboard.v1.event_pb2 import Event, ToolStarted
+from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
+from callboard.v1.run_pb2 import Delta, Run
+from callboard_server.agents.context import Context, View
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class RecordedWork:
+    """Keeps what a run writes, in memory. A second claim of the run gets the same one."""
+
+    def __init__(self, *messages: Message, run: Run | None = None) -> None:
+        self.run = run or Run(run_id="run-1", thread_id="thread-1")
+        self.messages = list(messages)
+        self.deltas: list[tuple[str, int, str]] = []
+        self.discarded: list[str] = []
+        self.tools_started: dict[str, ToolStarted] = {}
+        self.writes_left: int | None = None
+        """How many more writes succeed before a crash."""
+
+    def _write(self) -> None:
+        if self.writes_left is not None:
+            if self.writes_left == 0:
+                raise Crash
+            self.writes_left -= 1
+
+    async def commit(self, *events: Event) -> None:
+        self._write()
+        for event in events:
+            if event.HasField("tool_started"):
+                self.tools_started[event.tool_started.call.tool_call_id] = event.tool_started
+
+    async def post(self, event: Event) -> None:
+        await self.commit(event)
+
+    async def merge_values(self, patch: Struct) -> Struct:
+        return patch
+
+    async def commit_message(self, message: Message) -> Message:
+        self._write()
+        message.run_id = self.run.run_id
+        message.message_id = message.message_id or str(uuid4())
+        self.messages.append(message)
+        return message
+
+    async def discard_message(self, message_id: str, reason: str) -> None:
+        self.discarded.append(message_id)
+
+    def open_message(self, context_sequence: int) -> str:
+        return str(uuid4())
+
+    def write_delta(
+        self, message_id: str, index: int, text: str, kind: Delta.Kind.ValueType
+    ) -> None:
+        self.deltas.append((message_id, index, text))
+
+    async def view(self) -> View:
+        return View(list(self.messages), len(self.messages), dict(self.tools_started))
+
+    async def values(self) -> Struct:
+        return Struct()
+
+
+def make_context(work: RecordedWork | None = None, **config: object) -> Context:
+    client = cast("AsyncClient", Mock(spec=AsyncClient))
+    return Context(
+        work or RecordedWork(), author="agent", config=config, client=client, workspace=Path()
+    )
+
+
+def user(text: str, run_id: str = "run-1") -> Message:
+    return Message(role=Role.ROLE_USER, run_id=run_id, content=[ContentBlock(text=Text(text=text))])
+
+
+def text_of(message: Message) -> str:
+    return "".join(block.text.text for block in message.content)

@@ -1,0 +1,143 @@
+"""The configuration: what it takes, and how it says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from callboard_server.config import ConfigError, ServerConfig, load_config
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "callboard.toml"
+    path.write_text(text)
+    return path
+
+
+def problem_of(folder: Path, text: str) -> str:
+    path = write(folder, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    lines = str(caught.value).split("\n")
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    return "\n".join(line.removeprefix(f"{path}: ") for line in lines)
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, ""))
+    assert config == ServerConfig()
+    assert (config.server.host, config.server.port) == ("127.0.0.1", 50051)
+    assert (config.server.slots, config.server.grace) == (16, 10)
+    assert config.store.synchronous == "FULL"
+
+
+def test_reads_everything(tmp_path: Path) -> None:
+    config = load_config(
+        write(
+            tmp_path,
+            """
+            [server]
+            host = "::1"
+            port = 0
+            grace = 3
+            log_format = "json"
+            [store]
+            synchronous = "NORMAL"
+            [agents.writer]
+            description = "Writes."
+            entrypoint = "agents.py:writer"
+            timeout = 60
+            [agents.boss]
+            model = "offline:boss.toml"
+            system = "Lead."
+            tools = ["tools.py:look"]
+            max_turns = 5
+            callable_agents = ["writer"]
+            """,
+        )
+    )
+    assert (config.server.host, config.server.port, config.server.grace) == ("::1", 0, 3.0)
+    assert config.agents["writer"].timeout == 60
+    assert config.agents["boss"].callable_agents == ["writer"]
+    assert list(config.agents) == ["writer", "boss"]
+
+
+def test_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        ServerConfig().server.port = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            '[agents.researcher]\nentrypont = "a.py:b"',
+            "agents.researcher.entrypont: is not known; did you mean entrypoint?",
+        ),
+        ("[servers]", "servers: is not known; did you mean server?"),
+        ("[server]\nzzz = 1", "server.zzz: is not known; known are: host, port, "),
+        ('[server]\nport = "50051"', "server.port: Input should be a valid integer"),
+        ("[server]\nport = 65536", "server.port: Input should be less than or equal to 65535"),
+        ("[server]\nslots = 0", "server.slots: Input should be greater than 0"),
+        ("[server]\nslots = true", "server.slots: Input should be a valid integer"),
+        ("server = 3", "server: Input should be a valid dictionary"),
+        (
+            '[store]\nsynchronous = "OFF"',
+            "store.synchronous: Input should be 'FULL' or 'NORMAL'",
+        ),
+        ("[agents.a]", "agents.a: needs either entrypoint or model"),
+        ('[agents.a]\nentrypoint = "a:b"\nmodel = "m"', "agents.a: needs either"),
+        (
+            '[agents.a]\nentrypoint = "a:b"\ntools = []\nsystem = ""',
+            "agents.a: system, tools belong to a model, not to an entrypoint",
+        ),
+        (
+            '[agents.a]\nmodel = "m"\ntools = [3]',
+            "agents.a.tools.0: Input should be a",
+        ),
+        ('[agents."a b"]\nmodel = "m"', "agents.a b: a name is a letter and up to 63"),
+        (
+            '[agents.abcdefabcdefabcdefabcdefabcdefab]\nmodel = "m"',
+            "agents.abcdefabcdefabcdefabcdefabcdefab: a name is a letter",
+        ),
+        (
+            '[agents.coder]\nmodel = "m"\n[agents.a]\nmodel = "m"\ncallable_agents = ["codr"]',
+            "agents.a.callable_agents: there is no agent codr; did you mean coder?",
+        ),
+        ("[server\n", "Expected"),
+    ],
+)
+def test_names_file_key_and_reason(tmp_path: Path, text: str, problem: str) -> None:
+    assert problem in problem_of(tmp_path, text)
+
+
+def test_names_everything_that_is_wrong(tmp_path: Path) -> None:
+    assert len(problem_of(tmp_path, "[server]\nprt = 1\nslots = 0").split("\n")) == 2
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"callboard\.toml: No such file"):
+        load_config(tmp_path / "callboard.toml")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])
+def test_an_address_that_others_reach_must_be_meant(tmp_path: Path, host: str) -> None:
+    text = f'[server]\nhost = "{host}"\n'
+    assert f"server: host {host} can be reached by others" in problem_of(tmp_path, text)
+    config = load_config(write(tmp_path, text + "insecure_bind = true"))
+    assert config.server.host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
+def test_loopback_needs_no_word(tmp_path: Path, host: str) -> None:
+    assert load_config(write(tmp_path, f'[server]\nhost = "{host}"')).server.host == host
+
+
+def test_values_of_the_command_line_go_first_and_are_checked(tmp_path: Path) -> None:
+    path = write(tmp_path, "[server]\nport = 1\nslots = 2")
+    server = load_config(path, {"port": 3}).server
+    assert (server.port, server.slots) == (3, 2)
+    with pytest.raises(ConfigError, match=r"server: host 0\.0\.0\.0 can be reached"):
+        load_config(path, {"host": "0.0.0.0"})
