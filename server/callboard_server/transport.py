@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 from grpc.aio import ServicerContext
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from callboard_server.app import client_caller
@@ -61,9 +61,7 @@ class GrpcServer:
     def _add_reflection(self) -> None:
         names = [*self._router.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
         servicer = reflection.aio.ReflectionServicer([*names, _REFLECTION_V1])
-        reflection.reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            servicer, self._server
-        )
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, self._server)
         # The messages of v1 are those of v1alpha; only the service's name differs.
         handler = grpc.stream_stream_rpc_method_handler(
             servicer.ServerReflectionInfo,

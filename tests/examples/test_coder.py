@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from citations import Citation, check_citations, parse_citations
@@ -159,6 +159,8 @@ def test_finds_unused_names_of_a_module(line: str, note: str, tmp_path: Path) ->
         "import os\ndef f(a: 'os.PathLike[str] | None'): pass\n",
         "import os\nprint(globals())\n",
         "import os\neval('o' + 's')\n",
+        "import os\ndef f():\n    return globals()['o' + 's']\n",
+        "from os import __doc__\n",
         "def helper(): pass\n",
         "def __getattr__(name): pass\n",
         "def _helper(): pass\n_helper()\n",
@@ -204,6 +206,7 @@ def test_takes_the_imports_of_a_package_for_its_face(tmp_path: Path) -> None:
         ("left: int = f()", "f: variable left"),
         ("import left", "f: import left"),
         ("from a import left", "f: import left"),
+        ("left = dir(a)", "f: variable left"),
     ],
 )
 def test_finds_unused_names_of_a_function(body: str, note: str, tmp_path: Path) -> None:
@@ -410,6 +413,7 @@ def test_names_a_folder_that_is_missing(tmp_path: Path) -> None:
     end=st.sampled_from(["\n", "\r\n", "\r"]),
     encoding=st.sampled_from(["utf-8", "latin-1", "utf-8-sig"]),
 )
+@settings(deadline=None)
 def test_every_citation_holds(
     lines: list[str], end: str, encoding: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -44,7 +44,8 @@ async def store(
     if request.param == "memory":
         made = MemoryStore(worker_id="w", clock=clock)
     else:
-        made = SqliteStore(str(tmp_path / "jobs.db"), worker_id="w", clock=clock)
+        path = str(tmp_path / "jobs.db")
+        made = SqliteStore(path, worker_id="w", synchronous="NORMAL", clock=clock)
     await made.open(heard)
     yield made
     await made.close()

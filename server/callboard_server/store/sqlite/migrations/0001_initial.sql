@@ -32,6 +32,7 @@ CREATE TABLE threads (
     data BLOB NOT NULL,
     UNIQUE (tenant, thread_id)
 );
+CREATE INDEX threads_roots ON threads (tenant) WHERE parent IS NULL;
 CREATE INDEX threads_session ON threads (session);
 CREATE INDEX threads_parent ON threads (parent) WHERE parent IS NOT NULL;
 
@@ -52,6 +53,7 @@ CREATE TABLE runs (
     data BLOB NOT NULL,
     UNIQUE (tenant, run_id)
 );
+CREATE INDEX runs_tenant ON runs (tenant);
 CREATE INDEX runs_thread ON runs (thread, state);
 CREATE INDEX runs_ready ON runs (queued_at, key) WHERE ready = 1;
 CREATE INDEX runs_delayed ON runs (start_at) WHERE start_at IS NOT NULL;
@@ -107,4 +109,4 @@ CREATE TABLE events (
 CREATE INDEX events_thread ON events (thread, sequence);
 CREATE INDEX events_messages ON events (thread, sequence) WHERE kind = 24;
 -- What takes messages back: runs_rolled_back and claim_voided.
-CREATE INDEX events_voids ON events (thread) WHERE kind IN (38, 45);
+CREATE INDEX events_voids ON events (thread, sequence) WHERE kind IN (38, 45);
