@@ -150,11 +150,10 @@ async def main() -> int:
         parser.error(f"--dir: there is no folder {folder}")
     with tempfile.TemporaryDirectory(prefix="callboard-story-") as home:
         db = Path(home) / "story.db"
-        async with running_server(db) as address:
-            async with AsyncClient(address) as client:
-                version = (await client.server.info()).version
-                say("server", f"Callboard {version} serves on {address}, on a new database")
-                story = await tell(client, options.task, folder)
+        async with running_server(db) as address, AsyncClient(address) as client:
+            version = (await client.server.info()).version
+            say("server", f"Callboard {version} serves on {address}, on a new database")
+            story = await tell(client, options.task, folder)
     return check_story(story, console)
 
 

@@ -59,13 +59,11 @@ def two_jobs_succeeded(story: Story) -> str:
 
 def both_ran_at_once(story: Story) -> str:
     """Both jobs were RUNNING at one sequence of the log."""
-    for sequence, running in _running_jobs(story):
-        if running == story.job_ids:
-            return ""
-    return "they never were"
+    at_once = any(running == story.job_ids for running in _running_jobs(story))
+    return "" if at_once else "they never were"
 
 
-def _running_jobs(story: Story) -> Iterator[tuple[int, set[str]]]:
+def _running_jobs(story: Story) -> Iterator[set[str]]:
     running: set[str] = set()
     for event in story.log:
         if event.thread_id in story.job_ids:
@@ -74,7 +72,7 @@ def _running_jobs(story: Story) -> Iterator[tuple[int, set[str]]]:
                     running.add(event.thread_id)
                 case "run_finished":
                     running.discard(event.thread_id)
-        yield event.sequence, set(running)
+        yield set(running)
 
 
 def supervisor_talked_meanwhile(story: Story) -> str:

@@ -1,9 +1,9 @@
 """The Callboard server, and what agents are written with.
 
-    from callboard_server import Context
+from callboard_server import Context
 
-    async def greeter(ctx: Context) -> str:
-        return f"Hello, {await ctx.input()}!"
+async def greeter(ctx: Context) -> str:
+return f"Hello, {await ctx.input()}!"
 """
 
 from callboard_server.agents.chat import ChatAgent

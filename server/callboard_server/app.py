@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+import grpc.aio
 
 from callboard import AsyncClient
 from callboard.v1.event_pb2 import Actor
@@ -16,7 +19,7 @@ from callboard_server.config import ServerConfig
 from callboard_server.engine.engine import Caller, Engine
 from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
-from callboard_server.rpc import Router
+from callboard_server.rpc import Router, Servicer
 from callboard_server.services.assistants import AssistantServicer
 from callboard_server.services.jobs import JobServicer
 from callboard_server.services.runs import RunServicer
@@ -40,6 +43,11 @@ class App:
         """Returns a channel that calls this server in process."""
         return LocalChannel(self.router, caller)
 
+    def client(self, caller: Caller) -> AsyncClient:
+        """Returns a client over such a channel."""
+        # It has what stubs use of a channel, and no more.
+        return AsyncClient(channel=cast("grpc.aio.Channel", self.channel(caller)))
+
 
 def client_caller(name: str = "") -> Caller:
     """Returns who calls from outside."""
@@ -47,9 +55,9 @@ def client_caller(name: str = "") -> Caller:
 
 
 @asynccontextmanager
-async def open_app(config: ServerConfig, registry: Registry, store: Store | None = None) -> (
-    AsyncIterator[App]
-):
+async def open_app(
+    config: ServerConfig, registry: Registry, store: Store | None = None
+) -> AsyncIterator[App]:
     """Opens a server on its store; at the end, what runs is given back in good order.
 
     Args:
@@ -68,11 +76,11 @@ async def open_app(config: ServerConfig, registry: Registry, store: Store | None
         worker_id=worker_id,
         slots=settings.slots,
         grace=settings.grace,
-        workspaces=Path(settings.db).absolute().parent / f"{Path(settings.db).stem}.workspaces",
-        client_for=lambda claim: AsyncClient(channel=app.channel(_caller_of(claim))),
+        workspaces=_workspaces(settings.db),
+        client_for=lambda claim: app.client(_caller_of(claim)),
         limits=DELEGATION,
     )
-    servicers = [
+    servicers: list[Servicer] = [
         AssistantServicer(engine),
         ThreadServicer(engine),
         RunServicer(engine),
@@ -88,10 +96,13 @@ async def open_app(config: ServerConfig, registry: Registry, store: Store | None
         await engine.close()
 
 
+def _workspaces(db: str) -> Path:
+    """Beside the database: what agents share belongs to its sessions."""
+    return Path(db).absolute().with_suffix(".workspaces")
+
+
 def _sqlite(config: ServerConfig, worker_id: str) -> SqliteStore:
-    return SqliteStore(
-        config.server.db, worker_id=worker_id, synchronous=config.store.synchronous
-    )
+    return SqliteStore(config.server.db, worker_id=worker_id, synchronous=config.store.synchronous)
 
 
 def _caller_of(claim: Claim) -> Caller:

@@ -139,8 +139,13 @@ def _service_error(error: Exception, method: str) -> ServiceError:
         log.error("store is unavailable", method=method, problem=str(error))
         return errors.store_unavailable()
     failure = describe_failure(error)
-    log.error("call failed", method=method, error_id=failure.error_id, kind=failure.kind,
-              trace=failure.trace)
+    log.error(
+        "call failed",
+        method=method,
+        error_id=failure.error_id,
+        kind=failure.kind,
+        trace=failure.trace,
+    )
     return errors.internal(failure.error_id)
 
 
@@ -171,5 +176,3 @@ def status_of(error: ServiceError) -> Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
-
-

@@ -55,13 +55,18 @@ class GrpcServer:
     def _method(self, path: str, streams: bool) -> grpc.RpcMethodHandler[bytes, bytes]:
         # Without serialisers: decoding is the router's, so that its errors are, too.
         if streams:
-            return grpc.unary_stream_rpc_method_handler(_streaming(self._router, path, self._caller))
+            return grpc.unary_stream_rpc_method_handler(
+                _streaming(self._router, path, self._caller)
+            )
         return grpc.unary_unary_rpc_method_handler(_unary(self._router, path, self._caller))
 
     def _add_reflection(self) -> None:
         names = [*self._router.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
         servicer = reflection.aio.ReflectionServicer([*names, _REFLECTION_V1])
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, self._server)
+        add_v1alpha: Callable[..., None] = (
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        )
+        add_v1alpha(servicer, self._server)
         # The messages of v1 are those of v1alpha; only the service's name differs.
         handler = grpc.stream_stream_rpc_method_handler(
             servicer.ServerReflectionInfo,
@@ -92,7 +97,7 @@ class GrpcServer:
         await self.set_health(SERVING)
         return bound
 
-    async def set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def set_health(self, status: int) -> None:
         for service in ("", *self._router.services):
             await self._health.set(service, status)
 

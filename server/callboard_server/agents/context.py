@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from callboard.v1.job_pb2 import Job
 
 T = TypeVar("T")
+Delivery = Literal["interrupt", "enqueue"]
+"""How new instructions reach a job."""
 
 __all__ = ["Context", "ContextJobs", "MessageWriter", "SyncContext", "View", "Work"]
 
@@ -265,7 +267,8 @@ async def _call(function: Callable[..., Awaitable[T] | T], *arguments: object) -
         awaited: T = await function(*arguments)
         return awaited
     result: Any = await asyncio.to_thread(function, *arguments)
-    return await result if asyncio.iscoroutine(result) else result
+    returned: T = await result if asyncio.iscoroutine(result) else result
+    return returned
 
 
 class MessageWriter:
@@ -276,9 +279,7 @@ class MessageWriter:
         self._context_sequence = context_sequence
         self.message_id = work.open_message(context_sequence)
 
-    def delta(
-        self, index: int, text: str, kind: Delta.Kind.ValueType = Delta.KIND_TEXT
-    ) -> None:
+    def delta(self, index: int, text: str, kind: Delta.Kind.ValueType = Delta.KIND_TEXT) -> None:
         """Shows a piece of a content block to whoever streams. Nothing is written to the log."""
         self._work.write_delta(self.message_id, index, text, kind)
 
@@ -336,7 +337,9 @@ class ContextJobs:
     async def get(self, job_id: str) -> Job:
         return await self._client.jobs.get(job_id)
 
-    async def update(self, job_id: str, instructions: str, *, delivery: str = "interrupt") -> Job:
+    async def update(
+        self, job_id: str, instructions: str, *, delivery: Delivery = "interrupt"
+    ) -> Job:
         place = _tool_call.get()
         request_id = f"{self._run.run_id}:{place}" if place else str(uuid.uuid4())
         return await self._client.jobs.update(

@@ -206,4 +206,3 @@ def rescue(tx: Transaction) -> int:
         event.run_queued.reason = event.run_queued.REASON_RESCUED
         line.requeue(run, event)
     return len(lost)
-

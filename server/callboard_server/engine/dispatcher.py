@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,7 +203,7 @@ class Dispatcher:
             self._reserved += free
             claimed: list[tuple[Claim, Assistant]] = []
             try:
-                claimed = await self._store.write(lambda tx, n=free: self._claim_some(tx, n))
+                claimed = await self._store.write(partial(self._claim_some, limit=free))
             finally:
                 self._reserved -= free
             for claim, assistant in claimed:
@@ -234,9 +235,7 @@ class Dispatcher:
         except StoreError as error:
             log.error("cannot release delayed runs", reason=str(error))
             loop = asyncio.get_running_loop()
-            self._due = loop.call_later(
-                STORE_RETRY, lambda: loop.create_task(self._release_due())
-            )
+            self._due = loop.call_later(STORE_RETRY, lambda: loop.create_task(self._release_due()))
 
     # Stopping
 
@@ -394,5 +393,3 @@ def _gone(agent: str) -> Outcome:
         message=f"agent {agent} is no longer registered on this server",
     )
     return Outcome(error=error)
-
-

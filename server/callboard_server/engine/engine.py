@@ -66,6 +66,17 @@ class Once:
         return cls(caller.tenant, method, request_id, hashlib.sha256(content).digest())
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted(Generic[R]):
+    """A run that was let in, and what to answer once it is claimed or not."""
+
+    run: RunRow
+    answer: Callable[[], R]
+
+
+Admission = Callable[[Transaction], Admitted[R]]
+
+
 def once(
     key: Once | None, answer_type: type[R], operation: Callable[[Transaction], R]
 ) -> Callable[[Transaction], R]:
@@ -158,7 +169,10 @@ class Engine:
     # Letting runs in
 
     async def admit(
-        self, key: Once | None, answer_type: type[R], operation: Callable[[Transaction], Admitted[R]]
+        self,
+        key: Once | None,
+        answer_type: type[R],
+        operation: Callable[[Transaction], Admitted[R]],
     ) -> R:
         """Runs an operation that lets a run in, and starts that run at once if a slot is free.
 
@@ -167,12 +181,13 @@ class Engine:
         """
         if self.draining:
             raise errors.draining()
-        return await asyncio.shield(
-            asyncio.create_task(self._admit(key, answer_type, operation))
-        )
+        return await asyncio.shield(asyncio.create_task(self._admit(key, answer_type, operation)))
 
     async def _admit(
-        self, key: Once | None, answer_type: type[R], operation: Callable[[Transaction], Admitted[R]]
+        self,
+        key: Once | None,
+        answer_type: type[R],
+        operation: Callable[[Transaction], Admitted[R]],
     ) -> R:
         reserved = self.dispatcher.reserve()
         started: list[tuple[Claim, Assistant]] = []
@@ -223,14 +238,6 @@ class Engine:
                         changed.clear()
         except TimeoutError:
             return run
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted(Generic[R]):
-    """A run that was let in, and what to answer once it is claimed or not."""
-
-    run: RunRow
-    answer: Callable[[], R]
 
 
 def find_thread(reader: Reader, tenant: str, thread_id: str) -> ThreadRow:

@@ -316,5 +316,3 @@ def frame(batch: Batch, run: Run | None = None, end: StreamEnd | None = None) ->
     """Serialises an EventFrame from records that already are."""
     rest = EventFrame(deltas=batch.deltas, through_sequence=batch.through, run=run, end=end)
     return b"".join([record.framed for record in batch.records]) + rest.SerializeToString()
-
-

@@ -158,7 +158,6 @@ def job_with_run(job: Job, run: Run) -> Job:
     return standing
 
 
-
 JOB_KINDS = kinds(
     "job_launched",
     "run_created",

@@ -36,9 +36,7 @@ class View:
     """Steps that the run has recorded, by enclosing steps, name and occurrence."""
 
 
-def view_of(
-    records: Iterable[Record], run: int, unstarted: Container[int], head: int
-) -> View:
+def view_of(records: Iterable[Record], run: int, unstarted: Container[int], head: int) -> View:
     """Folds a thread's events into what one run sees.
 
     The input of a run stands where that run started (or ended, if it never did): whoever worked

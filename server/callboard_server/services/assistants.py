@@ -31,9 +31,7 @@ class AssistantServicer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def ListAgents(
-        self, request: pb.ListAgentsRequest, call: Call
-    ) -> pb.ListAgentsResponse:
+    async def ListAgents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         return pb.ListAgentsResponse(agents=[_show(agent) for agent in self._engine.registry])
 
     async def GetAgent(self, request: pb.GetAgentRequest, call: Call) -> pb.Agent:
@@ -48,9 +46,7 @@ class AssistantServicer:
             raise errors.agent_not_found(name, self._engine.registry.names)
         return agent
 
-    async def CreateAssistant(
-        self, request: pb.CreateAssistantRequest, call: Call
-    ) -> pb.Assistant:
+    async def CreateAssistant(self, request: pb.CreateAssistantRequest, call: Call) -> pb.Assistant:
         self._check_create(request)
         agent = self._agent(request.agent)
         _check_config(agent, request)
@@ -128,9 +124,7 @@ class AssistantServicer:
             and metadata.items() <= to_dict(assistant.metadata).items()
         ]
 
-    async def UpdateAssistant(
-        self, request: pb.UpdateAssistantRequest, call: Call
-    ) -> pb.Assistant:
+    async def UpdateAssistant(self, request: pb.UpdateAssistantRequest, call: Call) -> pb.Assistant:
         raise errors.not_implemented("UpdateAssistant")
 
     async def DeleteAssistant(self, request: pb.DeleteAssistantRequest, call: Call) -> Empty:
@@ -160,9 +154,7 @@ def _show(agent: AgentSpec) -> pb.Agent:
     )
 
 
-def _first_version(
-    request: pb.CreateAssistantRequest, assistant_id: str, now: int
-) -> pb.Assistant:
+def _first_version(request: pb.CreateAssistantRequest, assistant_id: str, now: int) -> pb.Assistant:
     assistant = pb.Assistant(
         assistant_id=assistant_id,
         agent=request.agent,

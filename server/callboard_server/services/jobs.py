@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from callboard.v1 import job_pb2 as pb
 from callboard.v1.event_pb2 import JobContext, JobDelivery, JobNotify, RunTrigger
-from callboard.v1.lifecycle_pb2 import RunState, Until
+from callboard.v1.lifecycle_pb2 import Until
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard_server import errors
 from callboard_server.engine import jobs
@@ -85,9 +85,7 @@ class JobServicer:
         # A shortened id is no UUID, and yet there is more to say about it than that.
         _check_job_id(request.job_id)
         return await self._engine.store.read(
-            lambda reader: show_job(
-                reader, jobs.find(reader, call.caller.tenant, request.job_id)
-            )
+            lambda reader: show_job(reader, jobs.find(reader, call.caller.tenant, request.job_id))
         )
 
     async def BatchGetJobs(
@@ -114,7 +112,7 @@ class JobServicer:
         check.required("job_id", request.job_id)
         check.required("instructions", request.instructions.strip())
         check.text("instructions", request.instructions, longest=_TASK)
-        check.enum("delivery", JobDelivery, request.delivery)
+        check.enum(request, "delivery")
         check.request_id(request.request_id)
         check.done()
         delivery = request.delivery or JobDelivery.JOB_DELIVERY_INTERRUPT
@@ -154,7 +152,7 @@ class JobServicer:
     async def ListJobs(self, request: pb.ListJobsRequest, call: Call) -> pb.ListJobsResponse:
         check = Check()
         check.uuid("parent_thread_id", request.parent_thread_id, required=False)
-        check.enums("states", RunState, request.states)
+        check.enum(request, "states")
         check.labels("labels", request.labels)
         check.done()
         page = page_of(request)
@@ -180,7 +178,7 @@ class JobServicer:
     async def WaitJobs(self, request: pb.WaitJobsRequest, call: Call) -> pb.WaitJobsResponse:
         check = Check()
         check.uuids("job_ids", request.job_ids)
-        check.enum("mode", pb.WaitMode, request.mode)
+        check.enum(request, "mode")
         if request.HasField("timeout"):
             check.duration("timeout", request.timeout, longest=_LONGEST_WAIT)
         check.done()
@@ -222,9 +220,11 @@ class JobServicer:
         check = Check()
         check.uuid("parent_thread_id", request.parent_thread_id, required=False)
         if bool(request.parent_thread_id) == bool(request.job_id):
-            check.wrong("parent_thread_id", "exactly one of parent_thread_id and job_id is required")
+            check.wrong(
+                "parent_thread_id", "exactly one of parent_thread_id and job_id is required"
+            )
         check.labels("labels", request.labels)
-        check.enum("until", Until, request.until)
+        check.enum(request, "until")
         if request.after_sequence < 0:
             check.wrong("after_sequence", "must not be negative")
         check.done()
@@ -247,8 +247,8 @@ def _check_launch(request: pb.LaunchJobRequest) -> None:
     check.text("task", request.task, longest=_TASK)
     check.struct("task_data", request.task_data)
     check.uuid("parent_thread_id", request.parent_thread_id, required=False)
-    check.enum("context", JobContext, request.context)
-    check.enum("notify", JobNotify, request.notify)
+    check.enum(request, "context")
+    check.enum(request, "notify")
     check.labels("labels", request.labels)
     if request.HasField("timeout"):
         check.duration("timeout", request.timeout)
@@ -276,5 +276,3 @@ def _user_message(text: str) -> Message:
 def _is_over(found: Sequence[pb.Job], first: bool) -> bool:
     finished = [job.state in TERMINAL for job in found]
     return any(finished) if first else all(finished)
-
-

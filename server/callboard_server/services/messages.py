@@ -7,28 +7,16 @@ from collections.abc import Iterable
 
 from callboard.v1.message_pb2 import Message
 
-_OUTPUT_ONLY = (
-    "run_id",
-    "context_sequence",
-    "usage",
-    "model",
-    "stop_reason",
-    "incomplete",
-    "create_time",
-    "notice_id",
-    "provider_state",
-)
-
 
 def completed(messages: Iterable[Message]) -> list[Message]:
-    """Returns messages with ids and without what only the server may say."""
+    """Returns messages with ids, and without the fields that are the server's to say."""
     return [_complete(message) for message in messages]
 
 
 def _complete(given: Message) -> Message:
-    message = Message()
-    message.CopyFrom(given)
-    for name in _OUTPUT_ONLY:
-        message.ClearField(name)
-    message.message_id = message.message_id or str(uuid.uuid4())
-    return message
+    return Message(
+        message_id=given.message_id or str(uuid.uuid4()),
+        role=given.role,
+        author=given.author,
+        content=given.content,
+    )

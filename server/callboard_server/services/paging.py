@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import hashlib
 
-from google.protobuf.message import Message
-
+from callboard.v1.assistant_pb2 import ListAssistantsRequest, ListAssistantVersionsRequest
+from callboard.v1.job_pb2 import ListJobsRequest
+from callboard.v1.run_pb2 import ListRunsRequest
+from callboard.v1.thread_pb2 import ListActionsRequest, ListMessagesRequest, ListThreadsRequest
 from callboard_server import errors
 from callboard_server.services.validation import MAX_PAGE
 from callboard_server.store.base import Page
+
+ListRequest = (
+    ListActionsRequest
+    | ListAssistantsRequest
+    | ListAssistantVersionsRequest
+    | ListJobsRequest
+    | ListMessagesRequest
+    | ListRunsRequest
+    | ListThreadsRequest
+)
 
 DEFAULT_PAGE = 50
 _KEY_BYTES, _SEAL_BYTES = 8, 8
 
 
-def page_of(request: Message, default: int = DEFAULT_PAGE) -> Page:
+def page_of(request: ListRequest, default: int = DEFAULT_PAGE) -> Page:
     """Returns the page that a list request asks for.
 
     Raises:
         ServiceError: page_size is negative, or the token is not one of this list.
     """
-    size: int = getattr(request, "page_size")
+    size: int = request.page_size
     if size < 0:
         violation = errors.Violation("page_size", f"is {size}; it must not be negative")
         raise errors.invalid(violation)
@@ -34,7 +47,7 @@ def wider(page: Page) -> Page:
     return Page(page.limit + 1, page.before)
 
 
-def next_token(request: Message, page: Page, keys: list[int]) -> str:
+def next_token(request: ListRequest, page: Page, keys: list[int]) -> str:
     """Returns the token of the page after one that ended with the last of `keys`.
 
     Args:
@@ -48,14 +61,14 @@ def next_token(request: Message, page: Page, keys: list[int]) -> str:
     return token_at(request, keys[page.limit - 1])
 
 
-def token_at(request: Message, key: int) -> str:
+def token_at(request: ListRequest, key: int) -> str:
     """Returns the token that goes on after a key."""
     raw = key.to_bytes(_KEY_BYTES, "big")
     return base64.urlsafe_b64encode(raw + _seal(request, raw)).decode().rstrip("=")
 
 
-def _open_token(request: Message) -> int | None:
-    token: str = getattr(request, "page_token")
+def _open_token(request: ListRequest) -> int | None:
+    token: str = request.page_token
     if not token:
         return None
     try:
@@ -68,10 +81,9 @@ def _open_token(request: Message) -> int | None:
     return int.from_bytes(key, "big")
 
 
-def _seal(request: Message, key: bytes) -> bytes:
+def _seal(request: ListRequest, key: bytes) -> bytes:
     """A digest of the request without its paging, so that a token fits only the same list."""
-    bare = type(request)()
-    bare.CopyFrom(request)
+    bare = copy.deepcopy(request)
     bare.ClearField("page_token")
     bare.ClearField("page_size")
     content = type(request).__name__.encode() + bare.SerializeToString(deterministic=True) + key

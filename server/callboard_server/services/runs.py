@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from callboard.v1 import run_pb2 as pb
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.lifecycle_pb2 import MultitaskStrategy, PendingActions, RunState, Until
+from callboard.v1.lifecycle_pb2 import MultitaskStrategy, PendingActions, Until
 from callboard_server import errors
 from callboard_server.engine import admission
 from callboard_server.engine.admission import NewRun, NewThread
@@ -93,7 +93,7 @@ class RunServicer:
     async def StreamRun(self, request: pb.StreamRunRequest, call: Call) -> AsyncIterator[bytes]:
         check = Check()
         _check_run(check, "run.", request.run)
-        check.enum("until", Until, request.until)
+        check.enum(request, "until")
         check.done()
         _check_supported(request.run)
         if request.HasField("cancel_after_detach"):
@@ -112,7 +112,7 @@ class RunServicer:
     async def WaitRun(self, request: pb.WaitRunRequest, call: Call) -> pb.Run:
         check = Check()
         check.uuid("run_id", request.run_id)
-        check.enum("until", Until, request.until)
+        check.enum(request, "until")
         if request.until == Until.UNTIL_NEVER:
             check.wrong("until", "must be UNTIL_DONE or UNTIL_DONE_OR_ACTION")
         if request.HasField("timeout"):
@@ -136,7 +136,7 @@ class RunServicer:
     async def ListRuns(self, request: pb.ListRunsRequest, call: Call) -> pb.ListRunsResponse:
         check = Check()
         check.uuid("thread_id", request.thread_id, required=False)
-        check.enums("states", RunState, request.states)
+        check.enum(request, "states")
         check.done()
         page = page_of(request)
 
@@ -185,8 +185,8 @@ def _check_run(check: Check, prefix: str, request: pb.CreateRunRequest) -> None:
         longest=_INSTRUCTIONS,
     )
     strategy = request.multitask_strategy
-    check.enum(f"{prefix}multitask_strategy", MultitaskStrategy, strategy)
-    check.enum(f"{prefix}pending_actions", PendingActions, request.pending_actions)
+    check.enum(request, "multitask_strategy", prefix)
+    check.enum(request, "pending_actions", prefix)
     if request.pending_actions == PendingActions.PENDING_ACTIONS_CANCEL and strategy not in (
         MultitaskStrategy.MULTITASK_STRATEGY_INTERRUPT,
         MultitaskStrategy.MULTITASK_STRATEGY_ROLLBACK,
@@ -210,9 +210,7 @@ def _new_run(request: pb.CreateRunRequest, assistant: Assistant) -> NewRun:
         agent=assistant.agent,
         messages=completed(request.input.messages),
         values=request.input.values,
-        strategy=(
-            request.multitask_strategy or MultitaskStrategy.MULTITASK_STRATEGY_ENQUEUE
-        ),
+        strategy=(request.multitask_strategy or MultitaskStrategy.MULTITASK_STRATEGY_ENQUEUE),
         config=request.config if request.HasField("config") else None,
         additional_instructions=request.additional_instructions,
         metadata=request.metadata if request.HasField("metadata") else None,

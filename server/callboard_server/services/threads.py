@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from callboard.structs import to_dict
 from callboard.v1 import thread_pb2 as pb
-from callboard.v1.event_pb2 import Event, EventKind
+from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import Until
 from callboard_server import errors
 from callboard_server.engine.admission import (
@@ -81,7 +81,7 @@ class ThreadServicer:
     ) -> pb.ListThreadsResponse:
         check = Check()
         check.struct("metadata", request.metadata)
-        check.enum("state", pb.Thread.State, request.state)
+        check.enum(request, "state")
         check.uuid("session_id", request.session_id, required=False)
         check.done()
         page = page_of(request)
@@ -162,9 +162,7 @@ class ThreadServicer:
 
     # State
 
-    async def GetThreadState(
-        self, request: pb.GetThreadStateRequest, call: Call
-    ) -> pb.ThreadState:
+    async def GetThreadState(self, request: pb.GetThreadStateRequest, call: Call) -> pb.ThreadState:
         check = Check()
         check.uuid("thread_id", request.thread_id)
         if request.message_limit > _MOST_MESSAGES:
@@ -192,7 +190,7 @@ class ThreadServicer:
     ) -> pb.ListMessagesResponse:
         check = Check()
         check.uuid("thread_id", request.thread_id)
-        check.enum("order", pb.Order, request.order)
+        check.enum(request, "order")
         check.done()
         page = page_of(request, default=_MESSAGES)
         newest_first = request.order == pb.ORDER_NEWEST_FIRST
@@ -234,12 +232,10 @@ class ThreadServicer:
 
     # The log
 
-    async def ListEvents(
-        self, request: pb.ListEventsRequest, call: Call
-    ) -> pb.ListEventsResponse:
+    async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> pb.ListEventsResponse:
         check = Check()
         check.uuid("thread_id", request.thread_id)
-        check.enum("order", pb.Order, request.order)
+        check.enum(request, "order")
         _check_selection(check, request)
         check.done()
         limit = page_of_events(request)
@@ -275,7 +271,7 @@ class ThreadServicer:
     ) -> pb.ListActionsResponse:
         check = Check()
         check.uuid("thread_id", request.thread_id, required=False)
-        check.enum("scope", pb.EventScope, request.scope)
+        check.enum(request, "scope")
         check.done()
         page_of(request)
         if request.thread_id:
@@ -293,7 +289,7 @@ class ThreadServicer:
         check.uuid("run_id", request.run_id, required=False)
         if bool(request.thread_id) == bool(request.run_id):
             check.wrong("thread_id", "exactly one of thread_id and run_id is required")
-        check.enum("until", Until, request.until)
+        check.enum(request, "until")
         _check_selection(check, request)
         check.done()
         if request.run_id:
@@ -321,9 +317,9 @@ Selecting = pb.ListEventsRequest | pb.StreamEventsRequest
 
 
 def _check_selection(check: Check, request: Selecting) -> None:
-    check.enum("scope", pb.EventScope, request.scope)
-    check.enum("preset", pb.EventPreset, request.preset)
-    check.enums("kinds", EventKind, request.kinds)
+    check.enum(request, "scope")
+    check.enum(request, "preset")
+    check.enum(request, "kinds")
     if request.preset and request.kinds:
         check.wrong("preset", "goes without kinds")
     if request.after_sequence < 0:
@@ -335,9 +331,7 @@ def selection(request: Selecting, thread: ThreadRow) -> EventFilter:
     whole_session = request.scope == pb.EVENT_SCOPE_SESSION
     if request.preset == pb.EVENT_PRESET_CONDENSED:
         return EventFilter(thread=thread.key, condensed=CONDENSED if whole_session else frozenset())
-    return EventFilter(
-        thread=None if whole_session else thread.key, kinds=frozenset(request.kinds)
-    )
+    return EventFilter(thread=None if whole_session else thread.key, kinds=frozenset(request.kinds))
 
 
 def page_of_events(request: pb.ListEventsRequest) -> int:
@@ -368,7 +362,7 @@ def _messages(
     newest_first: bool,
     beyond: int | None = None,
 ) -> tuple[list[Event], bool]:
-    """Returns a thread's messages without those that were taken back, and whether there are more."""
+    """Returns messages that were not taken back, and whether there are more."""
     voids = [record.event for record in reader.voids(thread.key)]
     found: list[Event] = []
     while len(found) <= limit:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.message import Message as Proto
 from google.protobuf.struct_pb2 import Struct, Value
 
 from callboard.v1.message_pb2 import Message, Role
@@ -75,14 +75,17 @@ class Check:
     def request_id(self, value: str) -> None:
         self.text("request_id", value, longest=_REQUEST_ID)
 
-    def enum(self, field: str, kind: EnumTypeWrapper, value: int) -> None:
-        if value not in kind.values():
-            known = ", ".join(f"{name} = {number}" for name, number in kind.items() if number)
-            self.wrong(field, f"{value} is no {kind.DESCRIPTOR.name}; there are {known}")
-
-    def enums(self, field: str, kind: EnumTypeWrapper, values: Iterable[int]) -> None:
-        for index, value in enumerate(values):
-            self.enum(f"{field}[{index}]", kind, value)
+    def enum(self, request: Proto, name: str, prefix: str = "") -> None:
+        """Checks a field that is an enum, or a list of them."""
+        field = request.DESCRIPTOR.fields_by_name[name]
+        given = getattr(request, name)
+        if field.enum_type is None:
+            raise TypeError(f"{name} is no enum")
+        known = field.enum_type.values_by_number
+        for value in given if field.is_repeated else [given]:
+            if value not in known:
+                listed = ", ".join(f"{entry.name} = {number}" for number, entry in known.items())
+                self.wrong(prefix + name, f"{value} is none of {listed}")
 
     def duration(self, field: str, value: Duration, *, longest: float = _LONGEST_DURATION) -> None:
         seconds = value.seconds + value.nanos / 1e9
@@ -125,15 +128,13 @@ class Check:
                 self.wrong(field, f"key {key[:80]!r} must have 1 to {_LABEL_KEY} characters")
             self.text(f"{field}.{key[:80]}", value, longest=_LABEL_VALUE)
 
-    def messages(
-        self, field: str, messages: Sequence[Message], *, any_role: bool = False
-    ) -> None:
+    def messages(self, field: str, messages: Sequence[Message], *, any_role: bool = False) -> None:
         for index, message in enumerate(messages):
             self._message(f"{field}[{index}]", message, any_role)
 
     def _message(self, field: str, message: Message, any_role: bool) -> None:
         self.uuid(f"{field}.message_id", message.message_id, required=False)
-        self.enum(f"{field}.role", Role, message.role)
+        self.enum(message, "role", prefix=f"{field}.")
         if message.role == Role.ROLE_UNSPECIFIED:
             self.wrong(f"{field}.role", "is required")
         elif not any_role and message.role not in _INPUT_ROLES:

@@ -89,9 +89,7 @@ class _Watch:
         return None
 
 
-async def watch_jobs(
-    engine: Engine, call: Call, request: WatchJobsRequest
-) -> AsyncIterator[bytes]:
+async def watch_jobs(engine: Engine, call: Call, request: WatchJobsRequest) -> AsyncIterator[bytes]:
     """Streams how jobs stand, then every change."""
     watch = await engine.store.read(lambda reader: _open(reader, call.caller.tenant, request))
     reader = SessionReader(

@@ -4,10 +4,11 @@ A store takes *operations*: functions that read and write through a `Transaction
 those that arrive together are committed together, in the order of their arrival. After a commit the
 store hands its records to a listener, in commit order, and only then answers the callers.
 
-The shape fits SQLite, where one writer thread runs the operations one after another, and PostgreSQL,
-where several writers do: an operation takes its session first (`Transaction.thread`, `.run` and `.job`
-do so), which there locks the session's row for the rest of the transaction. An operation must not
-block, must not keep what it was given, and may be run again when a commit failed.
+The shape fits SQLite, where one writer thread runs the operations one after another, and
+PostgreSQL, where several writers do: an operation takes its session first (`Transaction.thread`,
+`.run` and `.job` do so), which there locks the session's row for the rest of the transaction. An
+operation must not block, must not keep what it was given, and may be run again when a commit
+failed.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class SessionRow:
 
 @dataclass(slots=True)
 class ThreadRow:
-    """A thread. `data` holds what is stored of it; what follows from runs is filled in on reading."""
+    """A thread. `data` holds what is stored; what follows from runs is filled in on reading."""
 
     key: int
     session: SessionRow
@@ -204,6 +205,7 @@ class Reader(Protocol):
     def jobs_of_session(self, session: int) -> list[JobRow]: ...
     def active_jobs(self, parent: int) -> int:
         """How many jobs of a thread are not terminal."""
+
     def jobs_like(self, tenant: str, prefix: str, limit: int) -> list[str]:
         """Ids of jobs that begin with a prefix."""
 
@@ -270,9 +272,7 @@ class Transaction(Reader, Protocol):
     def delete_thread(self, row: ThreadRow) -> None:
         """Deletes the rows of a thread and its runs; its events stay."""
 
-    def remember(
-        self, tenant: str, method: str, request_id: str, answer: Remembered
-    ) -> None: ...
+    def remember(self, tenant: str, method: str, request_id: str, answer: Remembered) -> None: ...
     def forget(self, before: float) -> None:
         """Drops remembered answers older than a time, in seconds since the epoch."""
 

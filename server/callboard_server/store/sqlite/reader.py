@@ -254,7 +254,7 @@ class SqliteReader:
     def messages(
         self, thread: int, *, limit: int, newest_first: bool, beyond: int | None = None
     ) -> list[Record]:
-        where, parameters = ["thread = ?", "kind = 24"], [thread]
+        where, parameters = ["thread = ?", "kind = 24"], list[Any]([thread])
         if beyond is not None:
             _add(where, parameters, f"sequence {'<' if newest_first else '>'} ?", beyond)
         order = "DESC" if newest_first else "ASC"
