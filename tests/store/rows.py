@@ -136,7 +136,8 @@ def launch(
     event.job_launched.parent_thread_id = parent.data.thread_id
     event.job_launched.labels.update(labels or {})
     tx.append(thread, event)
-    run = add_run(tx, thread, state=state, trigger=RunTrigger.RUN_TRIGGER_JOB)
+    run_id = f"run of {thread.data.thread_id}"
+    run = add_run(tx, thread, run_id, state=state, trigger=RunTrigger.RUN_TRIGGER_JOB)
     job = launched_job(event)
     job.run_count = 1
     return tx.add_job(thread, parent.key, run, job)

@@ -70,7 +70,6 @@ steps = st.one_of(
     st.tuples(st.just("merge"), names, patches),
     st.tuples(st.just("relabel"), names, patches),
     st.tuples(st.just("void"), run_names),
-    st.tuples(st.just("erase"), names),
     st.tuples(st.just("delete"), names),
     st.tuples(st.just("remember"), st.sampled_from("mn"), st.sampled_from("xyz")),
     st.tuples(st.just("forget"), st.integers(0, 30)),
@@ -149,8 +148,6 @@ def _with_thread(tx: Transaction, kind: str, thread: ThreadRow, *rest: Any) -> o
         case "relabel":
             thread.data.metadata.CopyFrom(to_struct(rest[0]))
             tx.save_thread(thread)
-        case "erase":
-            tx.erase_events(thread)
         case "delete":
             delete_tree(tx, thread)
     return None

@@ -19,11 +19,12 @@ import structlog
 from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Agent, Assistant
 from callboard.v1.error_pb2 import ErrorReason
+from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import Outcome, RunError
 from callboard.v1.message_pb2 import Message
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError, describe_failure
-from callboard_server.agents.registry import AgentSpec, Registry
+from callboard_server.agents.registry import Registry
 from callboard_server.engine.admission import release_due, rescue
 from callboard_server.engine.assistants import Assistants
 from callboard_server.engine.execution import Claim, Execution
@@ -324,7 +325,8 @@ class Dispatcher:
             await execution.finish(FAILED, _gone(execution.run.agent))
             return
         try:
-            result = await agent.run(self._context(execution, agent))
+            result = await agent.run(self._context(execution))
+            ending = self._success(execution, result)
         except asyncio.CancelledError:
             await self._end_stopped(execution)
         except (Fenced, StoreError):
@@ -338,7 +340,7 @@ class Dispatcher:
             outcome.error.error_id = failure.error_id
             await execution.finish(FAILED, outcome)
         else:
-            await self._succeed(execution, result)
+            await execution.finish(SUCCEEDED, *ending)
 
     async def _end_stopped(self, execution: Execution) -> None:
         # The task was cancelled: what is left to do must not be.
@@ -347,14 +349,15 @@ class Dispatcher:
         else:
             await execution.finish(FAILED, _failed("the agent cancelled itself"))
 
-    async def _succeed(self, execution: Execution, result: Message | None) -> None:
+    def _success(
+        self, execution: Execution, result: Message | None
+    ) -> tuple[Outcome, Sequence[Event]]:
+        """Returns the outcome, and the result's message where it is not in the log yet."""
         if result is None or result.HasField("create_time"):
-            outcome = Outcome(result=result or execution.last_message)
-            await execution.finish(SUCCEEDED, outcome)
-        else:
-            await execution.finish(SUCCEEDED, Outcome(), [execution.message_event(result)])
+            return Outcome(result=result or execution.last_message), ()
+        return Outcome(), [execution.message_event(result)]
 
-    def _context(self, execution: Execution, agent: AgentSpec) -> Context:
+    def _context(self, execution: Execution) -> Context:
         run, assistant = execution.run, execution.assistant
         context = Context(
             execution,

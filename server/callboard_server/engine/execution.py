@@ -15,9 +15,11 @@ from callboard.v1.event_pb2 import Actor, Event
 from callboard.v1.lifecycle_pb2 import Outcome, RunState
 from callboard.v1.message_pb2 import Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
+from callboard_server.agents.errors import AgentError
 from callboard_server.engine.admission import merge_values
 from callboard_server.engine.lifecycle import Fenced, ThreadLine, held, record, stopped
 from callboard_server.engine.live import Hub, OpenMessage
+from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.view import VIEW_KINDS, View, view_of
 from callboard_server.store.base import EventFilter, Reader, RunRow, Store, Transaction
 
@@ -70,12 +72,15 @@ class Execution:
         Raises:
             Fenced: the run is no longer this claim's.
         """
+        for event in events:
+            _check_size(event)
         posted = self._take_posted()
         await self._write(lambda tx, run: _record_all(tx, run, [*posted, *events]))
 
     async def post(self, event: Event) -> None:
         """Appends an event without waiting for its commit, in order with all others."""
         event.actor.CopyFrom(self.actor)
+        _check_size(event)
         self._posted.append(event)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
@@ -209,6 +214,7 @@ class Execution:
         added.message_id = added.message_id or str(uuid.uuid4())
         added.author = added.author or self.assistant.name
         added.run_id = self.run.run_id
+        _check_size(event)
         return event
 
     def _cut_off_messages(self) -> list[Event]:
@@ -253,6 +259,13 @@ class Execution:
         if self._posted:
             await self.commit()
         return await self._store.read(lambda reader: reader.thread_at(self.claim.thread_key).values)
+
+
+def _check_size(event: Event) -> None:
+    size = event.ByteSize()
+    if size > EVENT_BYTES:
+        kind = event.WhichOneof("payload")
+        raise AgentError(f"the agent's {kind} takes {size} bytes; the limit is {EVENT_BYTES}")
 
 
 def _record_all(tx: Transaction, run: RunRow, events: Sequence[Event]) -> None:

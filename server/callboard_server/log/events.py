@@ -10,6 +10,10 @@ KINDS: dict[str, int] = {
 """The EventKind of each payload's field."""
 
 
+EVENT_BYTES = 4 * 1024 * 1024
+"""The largest event. A frame of a stream holds any one of them."""
+
+
 def kind_of(event: Event) -> int:
     """Returns the EventKind of an event; 0 where it has no payload."""
     return KINDS.get(event.WhichOneof("payload") or "", 0)

@@ -17,10 +17,11 @@ from callboard_server.engine.engine import Admitted, Engine, Once, find_thread
 from callboard_server.engine.jobs import NewJob
 from callboard_server.engine.lifecycle import TERMINAL
 from callboard_server.engine.present import show_job
+from callboard_server.log.events import EVENT_BYTES
 from callboard_server.rpc import Call
 from callboard_server.services import watch
 from callboard_server.services.paging import next_token, page_of, wider
-from callboard_server.services.validation import EVENT_BYTES, Check
+from callboard_server.services.validation import Check
 from callboard_server.store.base import Reader, Transaction
 
 _TASK = EVENT_BYTES // 4  # characters, each of up to four bytes

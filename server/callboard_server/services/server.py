@@ -6,8 +6,9 @@ from importlib.metadata import version
 
 from callboard.v1 import server_pb2 as pb
 from callboard_server.engine.engine import Engine
+from callboard_server.log.events import EVENT_BYTES
 from callboard_server.rpc import Call
-from callboard_server.services.validation import EVENT_BYTES, MAX_PAGE, STRUCT_DEPTH
+from callboard_server.services.validation import MAX_PAGE, STRUCT_DEPTH
 from callboard_server.store.base import Reader
 
 CONTRACT = "callboard.v1"

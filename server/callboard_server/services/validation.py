@@ -13,10 +13,10 @@ from google.protobuf.struct_pb2 import Struct, Value
 from callboard.v1.message_pb2 import Message, Role
 from callboard_server import errors
 from callboard_server.errors import Violation
+from callboard_server.log.events import EVENT_BYTES
 
 MAX_PAGE = 1000
 STRUCT_DEPTH = 32
-EVENT_BYTES = 4 * 1024 * 1024
 LARGEST_WHOLE = 2**53
 _REQUEST_ID = 128
 _LABELS, _LABEL_KEY, _LABEL_VALUE = 32, 63, 255

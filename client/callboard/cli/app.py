@@ -1,0 +1,78 @@
+"""The whole command line: its groups, its options and how it ends."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from callboard.cli import agents, chat, db, events, init, jobs, serve, server, threads
+from callboard.cli.durations import parse_duration
+from callboard.cli.failures import ExitCode, explain
+from callboard.cli.invocation import JsonOption, Options, ServerOption
+from callboard.cli.output import report
+
+DEFAULT_SERVER = "127.0.0.1:50051"
+
+_EPILOG = """\
+Exit codes: 0 done; 1 the call failed, or the job did not succeed; 2 wrong usage; 3 no server can
+be reached; 4 what was named does not exist; 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="callboard",
+    help="Run agents as background jobs.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for module in (init, serve, agents, chat, events):
+    app.registered_commands += module.app.registered_commands
+for name, group in (
+    ("jobs", jobs.app),
+    ("threads", threads.app),
+    ("server", server.app),
+    ("db", db.app),
+):
+    app.add_typer(group, name=name)
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Runs a command and returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # An agent may answer in letters that the terminal does not have.
+            stream.reconfigure(errors="replace")
+    try:
+        return app(args=arguments, prog_name="callboard", standalone_mode=False) or ExitCode.OK
+    except Exception as error:
+        failure = explain(error)
+        if failure is None:
+            raise
+        report(failure.message, failure.hint)
+        return failure.exit_code
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            parser=parse_duration, metavar="DURATION", help="How long a call may take, as 30s or 2m."
+        ),
+    ] = 30.0,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        print(version("callboard"))
+        raise typer.Exit
+    context.obj = Options(server or DEFAULT_SERVER, as_json, timeout)

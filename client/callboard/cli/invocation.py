@@ -1,0 +1,143 @@
+"""How commands are put together: the options that all have, the output, the connection."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from inspect import Parameter
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+
+import typer
+from google.protobuf.message import Message
+from rich.console import RenderableType
+
+from callboard import Client, DeadlineExceeded, Unavailable
+from callboard.cli.failures import CommandError, ExitCode, unreachable
+from callboard.cli.output import Output
+
+# A server that is there answers at once; the SDK alone would try for as long as a call may take.
+CONNECT_SECONDS = 2.0
+
+P = ParamSpec("P")
+MessageT = TypeVar("MessageT", bound=Message)
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="ADDRESS",
+        envvar="CALLBOARD_SERVER",
+        show_envvar=True,
+        help="Where the server is.",
+        show_default="127.0.0.1:50051",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that stand before the command."""
+
+    server: str
+    as_json: bool
+    timeout: float
+
+
+class Cli:
+    """What a command works with.
+
+    Attributes:
+        server: The server's address.
+        out: Standard output.
+    """
+
+    def __init__(self, options: Options, resources: ExitStack) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            options: The options in effect.
+            resources: Closes the connection in the end.
+        """
+        self.server = options.server
+        self.out = Output(options.as_json)
+        self._timeout = options.timeout
+        self._resources = resources
+
+    @cached_property
+    def client(self) -> Client:
+        """A client of the server, which is known to answer.
+
+        Raises:
+            CommandError: If it does not.
+        """
+        try:
+            client = self._resources.enter_context(Client(self.server, timeout=self._timeout))
+        except ValueError as error:
+            raise CommandError(str(error), exit_code=ExitCode.USAGE) from error
+        try:
+            client.with_timeout(min(CONNECT_SECONDS, self._timeout)).assistants.list_agents()
+        except (Unavailable, DeadlineExceeded) as error:
+            if error.reason:
+                raise
+            raise unreachable(self.server) from error
+        return client
+
+    def show(self, message: MessageT, view: Callable[[MessageT], RenderableType]) -> None:
+        """Prints a message of the contract."""
+        if self.out.as_json:
+            self.out.json(message)
+        else:
+            self.out.print(view(message))
+
+    def show_all(
+        self, messages: Iterable[MessageT], view: Callable[[Sequence[MessageT]], RenderableType]
+    ) -> None:
+        """Prints messages of the contract."""
+        if self.out.as_json:
+            for message in messages:
+                self.out.json(message)
+        else:
+            self.out.print(view(list(messages)))
+
+
+def command(
+    group: typer.Typer, *, connects: bool = True
+) -> Callable[[Callable[Concatenate[Cli, P], None]], Callable[Concatenate[Cli, P], None]]:
+    """Adds a command to a group: a function whose first argument is a `Cli`.
+
+    The options for that may stand after the command as well as before it.
+
+    Args:
+        group: The group.
+        connects: Whether it talks to a server.
+    """
+
+    def add(function: Callable[Concatenate[Cli, P], None]) -> Callable[Concatenate[Cli, P], None]:
+        @wraps(function)
+        def run(
+            context: typer.Context, server: str | None = None, as_json: bool = False, **given: Any
+        ) -> None:
+            before: Options = context.obj
+            options = Options(server or before.server, as_json or before.as_json, before.timeout)
+            with ExitStack() as resources:
+                function(Cli(options, resources), **given)  # type: ignore[call-arg]
+
+        setattr(run, "__signature__", _signature(function, connects))
+        group.command()(run)
+        return function
+
+    return add
+
+
+def _signature(function: Callable[..., None], connects: bool) -> inspect.Signature:
+    """The parameters of a command as Typer is to see them."""
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    server = Parameter("server", Parameter.KEYWORD_ONLY, annotation=ServerOption, default=None)
+    as_json = Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=JsonOption, default=False)
+    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+    return inspect.Signature([context, *own, *([server] if connects else []), as_json])
