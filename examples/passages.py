@@ -26,7 +26,7 @@ PREFIX_LENGTH = 4
 # A word in a passage's path or scope counts for less than one in its text.
 PLACE_WEIGHT = 0.5
 
-DEFINITION = re.compile(
+_DEFINITION = re.compile(
     r"(?P<indent>\s*)(?:(?:export|public|static|async|pub)\s+)*"
     r"(?:class|def|fn|func|function|interface|struct)\s+(?P<name>\w+)\s*[(:{<]"
 )
@@ -160,7 +160,7 @@ def _cut(lines: Sequence[str]) -> Iterator[tuple[int, int, str]]:
     start, scope = 0, ""
     previous = ""
     for number, line in enumerate(lines):
-        definition = DEFINITION.match(line)
+        definition = _DEFINITION.match(line)
         is_paragraph = line.strip() != "" and not previous.strip()
         has_left = (definition or is_paragraph) and _leave(scopes, line)
         length = number - start

@@ -2,8 +2,8 @@
 
 A question is a bag of words. The index finds the passages that hold some of
 them; this module ranks those again by what makes a passage an answer: most of
-the rare words, close together, in prose or in a definition, in a file that is
-about the subject, and rather not in a test.
+the rare words, close together, rather in prose than in code, in a file or a
+definition that is named after the subject, and rather not in a test.
 """
 
 import re
@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from citations import MAX_LINE_LENGTH, Citation
 from documents import is_test
-from passages import DEFINITION, Passage, PassageIndex, is_match
+from passages import Passage, PassageIndex, is_match
 
 MAX_WORDS = 24
 MAX_CANDIDATES = 2_000
@@ -28,11 +28,9 @@ MAX_LINES_PER_FINDING = 4
 LEAST_RATING = 0.2
 
 # What counts more, or less: a line of prose beside one of code, a term in a
-# passage's place beside one in its text, a passage that begins with the
-# definition of a term, and one from a test.
+# passage's place beside one in its text, and a passage of a test.
 PROSE_WEIGHT = 1.6
 PLACE_WEIGHT = 0.6
-DEFINITION_WEIGHT = 1.3
 TEST_WEIGHT = 0.4
 
 # Words that say nothing about the subject of a question.
@@ -177,16 +175,11 @@ class _Rater:
         return (_weigh(text) + PLACE_WEIGHT * _weigh(place - text)) / self._total
 
     def _weigh_place(self, passage: Passage, place: frozenset[Term]) -> float:
-        """Prefers files and definitions named after a term, and what is no test."""
+        """Prefers files and definitions that are named after a term, and no tests."""
         names = PurePosixPath(passage.path).with_suffix("").parts
         subjects = _unite(self._terms_of.get(name.lower(), frozenset()) for name in names)
         weight = 0.25 + (_weigh(place) + _weigh(subjects)) / self._total
-        definition = DEFINITION.match(passage.lines[0])
-        if definition and self._terms_of.get(definition["name"].strip("_").lower()):
-            weight *= DEFINITION_WEIGHT
-        if is_test(passage.path):
-            weight *= TEST_WEIGHT
-        return weight
+        return weight * TEST_WEIGHT if is_test(passage.path) else weight
 
     def _find(self, text: str) -> frozenset[Term]:
         """The terms that a text holds."""

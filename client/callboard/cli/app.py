@@ -32,15 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (init, serve, agents, chat, events):
-    app.registered_commands += module.app.registered_commands
-for name, group in (
-    ("jobs", jobs.app),
-    ("threads", threads.app),
-    ("server", server.app),
-    ("db", db.app),
-):
-    app.add_typer(group, name=name)
+for module in (init, serve, agents, chat, jobs, threads, events, server, db):
+    app.add_typer(module.app)
 
 
 def run(arguments: Sequence[str] | None) -> int:
@@ -59,6 +52,12 @@ def run(arguments: Sequence[str] | None) -> int:
         return failure.exit_code
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("callboard"))
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     context: typer.Context,
@@ -70,9 +69,11 @@ def _root(
             parser=parse_duration, metavar="DURATION", help="How long a call may take, as 30s or 2m."
         ),
     ] = 30.0,
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
-    if show_version:
-        print(version("callboard"))
-        raise typer.Exit
     context.obj = Options(server or DEFAULT_SERVER, as_json, timeout)

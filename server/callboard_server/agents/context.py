@@ -29,6 +29,7 @@ from callboard.v1.message_pb2 import (
     Usage,
 )
 from callboard.v1.run_pb2 import Delta, Run
+from callboard_server.agents.threads import in_thread
 from callboard_server.log.view import View
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ async def _call(function: Callable[..., Awaitable[T] | T], *arguments: object) -
     if asyncio.iscoroutinefunction(function):
         awaited: T = await function(*arguments)
         return awaited
-    result: Any = await asyncio.to_thread(function, *arguments)
+    result: Any = await in_thread(function, *arguments)
     returned: T = await result if asyncio.iscoroutine(result) else result
     return returned
 

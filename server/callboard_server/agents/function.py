@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +12,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard_server.agents.context import Context, SyncContext
 from callboard_server.agents.errors import AgentError
+from callboard_server.agents.threads import in_thread
 
 AgentFunction = Callable[[Context], Awaitable[object]]
 AgentFactory = Callable[[dict[str, object]], AbstractAsyncContextManager[object]]
@@ -41,7 +41,7 @@ def adapt(agent: object) -> AgentFunction:
     _check_parameter(agent, SyncContext)
 
     async def run(ctx: Context) -> object:
-        return await asyncio.to_thread(agent, SyncContext(ctx))
+        return await in_thread(agent, SyncContext(ctx))
 
     return run
 

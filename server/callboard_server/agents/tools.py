@@ -29,6 +29,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from callboard.v1.message_pb2 import ToolCall
 from callboard_server.agents.context import Context, Stopped, SyncContext
 from callboard_server.agents.errors import AgentError, ToolError, describe_failure
+from callboard_server.agents.threads import in_thread
 from callboard_server.validation import describe_errors, suggest
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -206,7 +207,7 @@ class _FunctionCall:
             result = self._function(**values, **dict.fromkeys(self._injected, ctx))
             return await result  # type: ignore[misc]
         contexts = dict.fromkeys(self._injected, SyncContext(ctx))
-        return await asyncio.to_thread(self._function, **values, **contexts)
+        return await in_thread(self._function, **values, **contexts)
 
     def _check_contexts(self, parameters: Mapping[str, tuple[Any, Any]]) -> None:
         right = Context if self._is_async else SyncContext

@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-_WAKING = frozenset({KINDS["run_created"], KINDS["run_queued"], KINDS["run_finished"]})
-_STOPPING = KINDS["run_cancel_requested"]
+_CREATED, _STARTED = KINDS["run_created"], KINDS["run_started"]
+_QUEUED, _FINISHED = KINDS["run_queued"], KINDS["run_finished"]
+_STOPPING, _IDLE = KINDS["run_cancel_requested"], KINDS["thread_idle"]
 _GRPC_UNKNOWN, _GRPC_FAILED_PRECONDITION = 2, 9
 STORE_RETRY = 1.0
 """Seconds until the dispatcher tries again when the store does not answer."""
@@ -111,7 +112,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._draining = False
         self._due: asyncio.TimerHandle | None = None
-        self._backlog = False
+        self._backlog = True
+        """Whether runs may be ready that nobody has claimed."""
 
     # From outside
 
@@ -124,17 +126,25 @@ class Dispatcher:
         rescued = await self._store.write(rescue)
         if rescued:
             log.info("rescued runs of a server that is gone", runs=rescued)
-        self._loop = asyncio.create_task(self._claim_forever(), name="callboard-dispatcher")
+        self._claiming = asyncio.create_task(self._claim_forever(), name="callboard-dispatcher")
         self._wake.set()
         await self.plan_due()
 
     def observe(self, records: Sequence[Record]) -> None:
-        """Takes note of what was committed."""
+        """Takes note of what was committed together."""
+        started = {record.run for record in records if record.kind == _STARTED}
+        idle = {record.thread for record in records if record.kind == _IDLE}
         for record in records:
-            if record.kind in _WAKING:
-                self._wake.set()
+            waits = record.kind == _CREATED and record.run not in started
+            goes_on = record.kind == _FINISHED and record.thread not in idle
+            if waits or goes_on or record.kind == _QUEUED:
+                self._look_for_ready()
             if record.kind == _STOPPING and record.run in self._at_work:
                 self._stop(self._at_work[record.run])
+
+    def _look_for_ready(self) -> None:
+        self._backlog = True
+        self._wake.set()
 
     def reserve(self) -> bool:
         """Takes a slot for a run that is about to be let in, if one is free and nobody waits."""
@@ -146,7 +156,11 @@ class Dispatcher:
     def release(self) -> None:
         """Gives a reserved slot back."""
         self._reserved -= 1
-        self._wake.set()
+        self._slot_is_free()
+
+    def _slot_is_free(self) -> None:
+        if self._backlog:
+            self._wake.set()
 
     def start_reserved(self, claim: Claim, assistant: Assistant) -> None:
         """Begins a run that was claimed in a reserved slot."""
@@ -174,23 +188,27 @@ class Dispatcher:
     async def drain(self) -> None:
         """Stops claiming, gives what runs the grace to end, and puts the rest back in line."""
         self._draining = True
-        self._loop.cancel()
+        self._wake.set()
+        await self._claiming
         if self._due is not None:
             self._due.cancel()
-        jobs = list(self._at_work.values())
-        if jobs:
-            await asyncio.wait([job.task for job in jobs], timeout=self._grace)
-        for job in jobs:
+        await self._all_ended()
+        for job in self._at_work.values():
             job.task.cancel()
             if job.context is not None:
                 job.context.stop()
-        if jobs:
-            await asyncio.wait([job.task for job in jobs], timeout=self._grace)
+        await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        """Waits for everything at work, no longer than the grace."""
+        tasks = [job.task for job in self._at_work.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._grace)
 
     # Claiming
 
     async def _claim_forever(self) -> None:
-        while True:
+        while not self._draining:
             await self._wake.wait()
             self._wake.clear()
             try:
@@ -200,19 +218,23 @@ class Dispatcher:
                 asyncio.get_running_loop().call_later(STORE_RETRY, self._wake.set)
 
     async def _claim_ready(self) -> None:
-        while (free := self.slots - self.slots_used) > 0:
+        while not self._draining and (free := self.slots - self.slots_used) > 0:
+            # What is committed from here on may be ready without being seen by this claim.
+            self._backlog = False
             self._reserved += free
             claimed: list[tuple[Claim, Assistant]] = []
             try:
                 claimed = await self._store.write(partial(self._claim_some, limit=free))
+            except StoreError:
+                self._backlog = True
+                raise
             finally:
                 self._reserved -= free
             for claim, assistant in claimed:
                 self._begin(claim, assistant)
-            self._backlog = len(claimed) == free
-            if not self._backlog:
+            if len(claimed) < free:
                 return
-        self._backlog = True
+            self._backlog = True
 
     def _claim_some(self, tx: Transaction, limit: int) -> list[tuple[Claim, Assistant]]:
         return [self.claim(tx, run) for run in tx.ready_runs(limit)]
@@ -262,7 +284,7 @@ class Dispatcher:
             log.error("cannot fence a run", run=claim.run.run_id, reason=str(error))
         if self._at_work.pop(claim.run_key, None) is not None:
             log.warning("agent ignores the request to stop", **_names(claim))
-            self._wake.set()
+            self._slot_is_free()
 
     def _time_out(self, job: _Job) -> None:
         asyncio.get_running_loop().create_task(self._ask_time_out(job.claim))
@@ -306,7 +328,7 @@ class Dispatcher:
             for timer in (job.fence, job.deadline):
                 if timer is not None:
                     timer.cancel()
-            self._wake.set()
+            self._slot_is_free()
 
     async def _work(self, claim: Claim, assistant: Assistant) -> None:
         """Runs an agent from its claim to its end."""
