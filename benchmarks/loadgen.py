@@ -29,7 +29,8 @@ async def rate(operation: Callable[[], Awaitable[int]], callers: int, seconds: f
     async def call() -> None:
         nonlocal done
         while time.perf_counter() < started + seconds:
-            done += await operation()
+            count = await operation()
+            done += count
 
     await asyncio.gather(*(call() for _ in range(callers)))
     return done / (time.perf_counter() - started)
@@ -37,7 +38,7 @@ async def rate(operation: Callable[[], Awaitable[int]], callers: int, seconds: f
 
 async def median_ms(operation: Callable[[], Awaitable[None]], seconds: float) -> float:
     """How long a thing takes, done again and again by one caller."""
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
         started = time.perf_counter()
@@ -78,7 +79,7 @@ async def run_latency(side: Side, seconds: float) -> float:
 
 async def first_event(side: Side, seconds: float) -> float:
     """The time to the first event; reading the rest of the stream does not count."""
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
         started = time.perf_counter()

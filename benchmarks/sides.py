@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from callboard import AsyncClient
+from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import RunState
 
 POLL = 0.02
@@ -65,7 +66,7 @@ class CallboardSide:
     async def events(self, agent: str) -> AsyncIterator[None]:
         async with self._client.runs.stream(agent, "go") as stream:
             async for item in stream:
-                if item.HasField("custom"):
+                if isinstance(item, Event) and item.HasField("custom"):
                     yield
 
     async def settle(self) -> None:

@@ -74,7 +74,7 @@ def check_citations(text: str, folder: str) -> list[str]:
         One problem for each citation that does not hold; empty where all do.
 
     Raises:
-        ValueError: The folder cannot be read.
+        ToolError: The folder cannot be read.
     """
     root = resolve_folder(folder)
 

@@ -5,7 +5,7 @@ The review rests on syntax trees alone: no reviewed code is imported or run.
 
 from collections.abc import Sequence
 
-from callboard_server import SyncContext
+from callboard_server import SyncContext, ToolError, tool
 from citations import MAX_LINE_LENGTH, format_citation
 from documents import find_documents, read_documents
 from review import Finding, Kind, Review
@@ -33,7 +33,7 @@ def review_source(folder: str, ctx: SyncContext) -> str:
         it on the next line.
 
     Raises:
-        ValueError: The folder cannot be read or holds no Python source.
+        ToolError: The folder cannot be read or holds no Python source.
     """
     library = find_documents(folder, {".py"}, ctx, with_tests=False)
     review = Review()
@@ -41,7 +41,7 @@ def review_source(folder: str, ctx: SyncContext) -> str:
         review.add(document)
     left_out = library.describe_left_out()
     if not review.files:
-        raise ValueError(
+        raise ToolError(
             f"{str(library.root)!r} holds no Python source to review. {left_out} "
             "Give a folder with .py files."
         )
@@ -93,3 +93,7 @@ def _describe_kind(kind: Kind, findings: Sequence[Finding]) -> list[str]:
 def _rank(finding: Finding) -> tuple[int, str, int]:
     """Puts the worst first, and the same in the order of the files."""
     return -finding.weight, finding.citation.path, finding.citation.line
+
+
+# Reading again does no harm, so a crash in the middle costs only time.
+review = tool(review_source, idempotent=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
-from callboard_server import SyncContext
+from callboard_server import SyncContext, ToolError
 
 MAX_FILE_BYTES = 2 * 1024 * 1024
 MAX_FILES = 20_000
@@ -75,17 +75,17 @@ def resolve_folder(folder: str) -> Path:
         folder: A path; empty for the standard library of this interpreter.
 
     Raises:
-        ValueError: There is no such folder, or it cannot be read.
+        ToolError: There is no such folder, or it cannot be read.
     """
     root = os.path.abspath(folder or sysconfig.get_path("stdlib"))
     if not os.path.exists(root):
-        raise ValueError(f"There is no folder {root!r}. Give the path of an existing folder.")
+        raise ToolError(f"There is no folder {root!r}. Give the path of an existing folder.")
     if not os.path.isdir(root):
-        raise ValueError(f"{root!r} is a file. Give the path of the folder that holds it.")
+        raise ToolError(f"{root!r} is a file. Give the path of the folder that holds it.")
     try:
         os.listdir(root)
     except OSError as error:
-        raise ValueError(
+        raise ToolError(
             f"The folder {root!r} cannot be read ({error.strerror}). "
             "Give a folder that this agent may list."
         ) from error
@@ -108,7 +108,7 @@ def find_documents(
         with_tests: Whether tests are read as well, or counted as left out.
 
     Raises:
-        ValueError: The folder cannot be read, or holds too many files.
+        ToolError: The folder cannot be read, or holds too many files.
     """
     library = Library(resolve_folder(folder))
 
@@ -191,7 +191,7 @@ def _add_file(library: Library, path: str, *, with_tests: bool) -> None:
     elif is_test(path) and not with_tests:
         library.left_out["tests"] += 1
     elif len(library.paths) == MAX_FILES:
-        raise ValueError(
+        raise ToolError(
             f"{str(library.root)!r} holds more than {MAX_FILES:,} files to read. "
             "Give a folder further down."
         )

@@ -6,7 +6,7 @@ a word on how much was read and what was looked for.
 
 from collections.abc import Sequence
 
-from callboard_server import SyncContext
+from callboard_server import SyncContext, ToolError, tool
 from citations import format_citation
 from documents import Library, find_documents, read_documents
 from passages import PassageIndex, open_index
@@ -38,13 +38,13 @@ def search_documents(question: str, folder: str, ctx: SyncContext) -> str:
         relative to the folder.
 
     Raises:
-        ValueError: The question has no words, or the folder cannot be read or
+        ToolError: The question has no words, or the folder cannot be read or
             holds no text files.
     """
     with open_index() as index:
         stems = index.stem(choose_words(question))
         if not stems:
-            raise ValueError("The question holds no word to search for. Ask it in plain words.")
+            raise ToolError("The question holds no word to search for. Ask it in plain words.")
         library = find_documents(folder, TEXT_SUFFIXES, ctx)
         documents, lines = _fill(index, library, ctx)
         terms = make_terms(stems, index)
@@ -65,7 +65,7 @@ def _fill(index: PassageIndex, library: Library, ctx: SyncContext) -> tuple[int,
     """Indexes every document; returns how many there are, and their lines."""
     counts = [index.add(document) for document in read_documents(library, "indexed", ctx)]
     if not counts:
-        raise ValueError(
+        raise ToolError(
             f"{str(library.root)!r} holds no text files. {library.describe_left_out()} "
             "Give a folder of source code or documentation."
         )
@@ -94,3 +94,7 @@ def _title(number: int, finding: Finding, terms: Sequence[Term]) -> str:
         place += f", in {finding.scope}"
     words = ", ".join(term.word for term in terms if term.word in finding.words)
     return f"{number}. {place} ({words})"
+
+
+# Reading again does no harm, so a crash in the middle costs only time.
+search = tool(search_documents, idempotent=True)

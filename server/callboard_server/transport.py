@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from grpc.aio import ServicerContext
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
@@ -62,7 +65,8 @@ class GrpcServer:
 
     def _add_reflection(self) -> None:
         names = [*self._router.services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        servicer = reflection.aio.ReflectionServicer([*names, _REFLECTION_V1])
+        pool = _MethodPool()
+        servicer = reflection.aio.ReflectionServicer([*names, _REFLECTION_V1], pool=pool)
         add_v1alpha: Callable[..., None] = (
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server
         )
@@ -111,6 +115,28 @@ class GrpcServer:
 
 
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+
+class _MethodPool:
+    """The default descriptor pool, which also finds methods by their full names.
+
+    Reflection clients ask for them when a user describes one; protobuf has no such index.
+    """
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            file = self._pool.FindFileContainingSymbol(service)
+            self._pool.FindServiceByName(service).methods_by_name[method]
+            return file
 
 
 def _options(max_bytes: int) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from callboard_server import ToolError
 from citations import Citation, check_citations, parse_citations
 from coder import review_source
 from survey import survey_source
@@ -381,12 +382,12 @@ def test_stops_between_two_files_when_cancelled(tmp_path: Path) -> None:
 
 def test_says_that_a_folder_holds_no_python(tmp_path: Path) -> None:
     write_files(tmp_path, {"notes.txt": "import os", "test_a.py": "import os"})
-    with pytest.raises(ValueError, match=r"holds no Python source to review. Left out: tests .1.."):
+    with pytest.raises(ToolError, match=r"holds no Python source to review. Left out: tests .1.."):
         review_source(str(tmp_path), FakeContext())
 
 
 def test_names_a_folder_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="There is no folder"):
+    with pytest.raises(ToolError, match="There is no folder"):
         review_source(str(tmp_path / "missing"), FakeContext())
 
 

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import documents
+from callboard_server import ToolError
 from citations import Citation, check_citations, format_citation, parse_citations
 from researcher import search_documents
 from tests.examples.conftest import Cancelled, FakeContext, write_files
@@ -303,7 +304,7 @@ def test_says_when_no_finding_holds_every_word(forest: str) -> None:
 
 @pytest.mark.parametrize("question", ["", "  ", "?!", '" * (', "\ud800", "\0"])
 def test_asks_for_words(question: str, forest: str) -> None:
-    with pytest.raises(ValueError, match="holds no word to search for"):
+    with pytest.raises(ToolError, match="holds no word to search for"):
         search(question, forest)
 
 
@@ -313,12 +314,12 @@ def test_searches_common_words_where_there_are_no_others(forest: str) -> None:
 
 @pytest.mark.parametrize("folder", ["missing", "missing/below", "nul\0", "\ud800"])
 def test_names_a_folder_that_is_missing(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"There is no folder .* Give the path"):
+    with pytest.raises(ToolError, match=r"There is no folder .* Give the path"):
         search("fox", str(tmp_path / folder))
 
 
 def test_tells_a_file_from_a_folder(forest: str) -> None:
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ToolError, match="is a file"):
         search("fox", f"{forest}/plants.txt")
 
 
@@ -348,21 +349,21 @@ def test_names_a_folder_that_cannot_be_listed(forest: str, monkeypatch: pytest.M
 
     # Root may read anything, so taking the permission away would not do.
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(ValueError, match=r"cannot be read \(Permission denied\)"):
+    with pytest.raises(ToolError, match=r"cannot be read \(Permission denied\)"):
         search("fox", forest)
 
 
 def test_says_that_a_folder_holds_no_text(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no text files"):
+    with pytest.raises(ToolError, match="holds no text files"):
         search("fox", str(tmp_path))
     write_files(tmp_path, {"a.txt": b"fox\0"})
-    with pytest.raises(ValueError, match=r"holds no text files. Left out: binary .1.."):
+    with pytest.raises(ToolError, match=r"holds no text files. Left out: binary .1.."):
         search("fox", str(tmp_path))
 
 
 def test_refuses_more_files_than_it_can_read(forest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "MAX_FILES", 2)
-    with pytest.raises(ValueError, match="more than 2 files"):
+    with pytest.raises(ToolError, match="more than 2 files"):
         search("fox", forest)
 
 
@@ -400,7 +401,7 @@ def test_no_question_breaks_the_search(
     folder = write_files(tmp_path_factory.getbasetemp() / "forest", FOREST)
     try:
         answer = search(question, folder)
-    except ValueError as error:
+    except ToolError as error:
         assert "no word to search for" in str(error)
     else:
         assert check_citations(answer, folder) == []
@@ -420,7 +421,7 @@ def test_every_citation_holds(
         write_files(folder, {f"{number}.py": content})
     try:
         answer = search("fox den", str(folder))
-    except ValueError as error:
+    except ToolError as error:
         assert "holds no text files" in str(error)
     else:
         assert check_citations(answer, str(folder)) == []

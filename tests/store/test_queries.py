@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -75,10 +76,10 @@ async def test_pages_are_newest_first_and_stable(store: Store) -> None:
     seen: list[str] = []
     before = None
     for added in (5, 10):
-        rows = await store.read(lambda reader, b=before: page(reader, b))
+        rows = await store.read(partial(page, before=before))
         seen += [name for name, _ in rows]
         before = rows[-1][1]
-        await store.write(lambda tx, n=added: fill(tx, n))
+        await store.write(partial(fill, first=added))
     assert seen == ["t4", "t3", "t2", "t1", "t0"]
     assert await store.read(lambda reader: run_ids(reader, Page(2))) == ["r14", "r13"]
     assert await store.read(lambda reader: run_ids(reader, Page(2, 3))) == ["r1", "r0"]
@@ -596,7 +597,8 @@ async def test_tenants_do_not_see_each_other(store: Store) -> None:
             assistants = reader.list_assistants(tenant, ALL, agent=None, metadata={})
             assert [len(rows) for rows in (threads, runs, jobs, assistants)] == [1, 2, 1, 1]
             owners = {row.session.tenant for row in threads}
-            owners |= {row.thread.session.tenant for row in (*runs, *jobs)}
+            owners |= {row.thread.session.tenant for row in runs}
+            owners |= {row.thread.session.tenant for row in jobs}
             assert owners | {assistants[0].data.agent} == {tenant}
         assert reader.thread("third", "same") is None
         assert reader.run("third", "run") is None

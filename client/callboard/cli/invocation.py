@@ -105,7 +105,7 @@ class Cli:
 
 
 def command(
-    group: typer.Typer, *, connects: bool = True
+    group: typer.Typer, *, name: str | None = None, connects: bool = True
 ) -> Callable[[Callable[Concatenate[Cli, P], None]], Callable[Concatenate[Cli, P], None]]:
     """Adds a command to a group: a function whose first argument is a `Cli`.
 
@@ -113,6 +113,7 @@ def command(
 
     Args:
         group: The group.
+        name: What the command is called; like the function when left out.
         connects: Whether it talks to a server.
     """
 
@@ -127,7 +128,7 @@ def command(
                 function(Cli(options, resources), **given)  # type: ignore[call-arg]
 
         setattr(run, "__signature__", _signature(function, connects))
-        group.command()(run)
+        group.command(name)(run)
         return function
 
     return add

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +17,172 @@ from callboard.cli.job_views import error_of, job_details, job_table, succeeded
 from callboard.cli.output import note, report
 from callboard.cli.watching import watch_jobs
 
-app = typer.Typer()
-group = typer.Typer(help="Launch, redirect and watch jobs.", no_args_is_help=True)
-app.add_typer(group, name="jobs")
+app = typer.Typer(name="jobs", help="Launch, redirect and watch jobs.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's whole id.")]
+ParentOption = Annotated[
+    str | None, typer.Option(metavar="ID", help="The thread that launches, or launched, the jobs.")
+]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="A label; may be given several times."),
+]
+
+
+@command(app)
+def launch(
+    cli: Cli,
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="Who does the work.")],
+    task: Annotated[list[str], typer.Argument(metavar="TASK...", help="What to do.")],
+    parent: ParentOption = None,
+    label: LabelOption = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_duration, metavar="DURATION", help="How long it may run, as 30s or 5m."
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait and print the result.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show how it goes, then print the result.")
+    ] = False,
+) -> None:
+    """Launch a job. It goes on by itself; --wait and --watch stay with it."""
+    job = cli.client.jobs.launch(
+        agent,
+        " ".join(task),
+        parent_thread_id=parent,
+        labels=_to_labels(label),
+        timeout=timeout,
+    )
+    if watch:
+        _finish(cli, _watch(cli, job_id=job.job_id))
+    elif wait:
+        _finish(cli, _wait(cli, [job.job_id]))
+    elif cli.out.as_json:
+        cli.out.json(job)
+    else:
+        cli.out.write(f"{job.job_id}\n")
+        note(f"follow it: callboard jobs watch {job.job_id}")
+
+
+@command(app)
+def get(cli: Cli, job_id: JobId) -> None:
+    """Show a job and, when it is finished, its result."""
+    cli.show(cli.client.jobs.get(job_id), job_details)
+
+
+@command(app)
+def update(
+    cli: Cli,
+    job_id: JobId,
+    instructions: Annotated[
+        list[str], typer.Argument(metavar="INSTRUCTIONS...", help="What to do now.")
+    ],
+    delivery: Annotated[
+        Literal["interrupt", "enqueue"],
+        typer.Option(help="Stop what it does now, or let that end first."),
+    ] = "interrupt",
+) -> None:
+    """Redirect a job, or follow up a finished one. Its id stays."""
+    job = cli.client.jobs.update(job_id, " ".join(instructions), delivery=delivery)
+    cli.show(job, lambda job: job_table([job]))
+
+
+@command(app)
+def cancel(
+    cli: Cli,
+    job_id: JobId,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Cancel the jobs that it launched, too.")
+    ] = False,
+) -> None:
+    """Cancel a job. One that is finished stays as it is."""
+    job = cli.client.jobs.cancel(job_id, cascade=cascade)
+    cli.show(job, lambda job: job_table([job]))
+
+
+@command(app, name="list")
+def list_(
+    cli: Cli,
+    parent: ParentOption = None,
+    state: Annotated[
+        list[StateName] | None,
+        typer.Option(metavar="STATE", help="Only in this state; may be given several times."),
+    ] = None,
+    label: LabelOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+) -> None:
+    """List jobs, newest first."""
+    jobs = cli.client.jobs.list(
+        parent_thread_id=parent,
+        states=state or (),
+        labels=_to_labels(label),
+        page_size=min(limit, 1000),
+    )
+    cli.show_all(islice(jobs, limit), job_table)
+
+
+@command(app)
+def watch(
+    cli: Cli,
+    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's whole id.")] = None,
+    parent: ParentOption = None,
+) -> None:
+    """Show how a job goes, or all jobs of a thread, until they are finished."""
+    if (job_id is None) == (parent is None):
+        raise typer.BadParameter("give either the ID of a job or --parent")
+    jobs = _watch(cli, job_id=job_id, parent=parent)
+    if job_id is not None:
+        _finish(cli, jobs)
+    elif not all(map(succeeded, jobs)):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@command(app)
+def wait(
+    cli: Cli,
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The jobs' whole ids.")],
+) -> None:
+    """Wait until jobs are finished, and print their results."""
+    jobs = _wait(cli, job_ids)
+    if len(jobs) == 1:
+        _finish(cli, jobs)
+    elif not cli.out.as_json:
+        cli.out.print(job_table(jobs))
+    if not all(map(succeeded, jobs)):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _wait(cli: Cli, job_ids: Sequence[str]) -> Sequence[Job]:
+    jobs = cli.client.jobs.wait(job_ids)
+    if cli.out.as_json:
+        for job in jobs:
+            cli.out.json(job)
+    return jobs
+
+
+def _watch(cli: Cli, *, job_id: str | None = None, parent: str | None = None) -> Sequence[Job]:
+    with cli.client.jobs.watch(parent, job_id=job_id, until="done") as changes:
+        return watch_jobs(cli.out, changes)
+
+
+def _finish(cli: Cli, jobs: Sequence[Job]) -> None:
+    """Prints the result of a single job that was waited for.
+
+    Raises:
+        CommandError: If it has none.
+    """
+    for job in jobs:
+        if not succeeded(job):
+            raise CommandError(error_of(job))
+        if not cli.out.as_json:
+            cli.out.write(text_of(job.outcome.result).rstrip("\n") + "\n")
+
+
+def _to_labels(labels: Sequence[str] | None) -> dict[str, str]:
+    pairs = [label.partition("=") for label in labels or ()]
+    for key, equals, _ in pairs:
+        if not (key and equals):
+            raise typer.BadParameter(f"{key!r} is no label; write KEY=VALUE")
+    return {key: value for key, _, value in pairs}

@@ -1,0 +1,142 @@
+"""`callboard threads`: conversations and their state."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from callboard import Message, Role, Thread, ThreadState, text_of, to_dict
+from callboard._enums import ThreadStateName
+from callboard.cli.gists import blocks_gist
+from callboard.cli.invocation import Cli, command
+from callboard.cli.output import cell, field_table, list_table, local_time, printable
+from callboard.cli.states import state_word
+
+app = typer.Typer(name="threads", help="Look at conversations.", no_args_is_help=True)
+
+ThreadId = Annotated[str, typer.Argument(metavar="ID", help="The thread's whole id.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
+
+
+@command(app, name="list")
+def list_(
+    cli: Cli,
+    state: Annotated[
+        ThreadStateName | None, typer.Option(help="Only those in this state.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="Those of this session, not only the roots.")
+    ] = None,
+    limit: LimitOption = 50,
+) -> None:
+    """List threads, newest first."""
+    threads = cli.client.threads.list(
+        state=state, session_id=session, page_size=min(limit, 1000)
+    )
+    cli.show_all(islice(threads, limit), _table)
+
+
+@command(app)
+def get(cli: Cli, thread_id: ThreadId) -> None:
+    """Show a thread: its state, its values and what it waits for."""
+    cli.show(cli.client.threads.state(thread_id, message_limit=-1), _details)
+
+
+@command(app)
+def messages(cli: Cli, thread_id: ThreadId, limit: LimitOption = 1000) -> None:
+    """Show the conversation of a thread, oldest message first."""
+    found = cli.client.threads.messages(thread_id, page_size=min(limit, 1000))
+    for position, message in enumerate(islice(found, limit)):
+        if cli.out.as_json:
+            cli.out.json(message)
+        else:
+            cli.out.print(*([""] if position else []), _message(message))
+
+
+@command(app)
+def delete(
+    cli: Cli,
+    thread_id: ThreadId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a thread with the threads below it, and its log with a root thread."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"Delete thread {thread_id} and all below it?", abort=True, err=True)
+    cli.client.threads.delete(thread_id)
+    if cli.out.as_json:
+        cli.out.json({"deleted_thread_id": thread_id})
+    else:
+        cli.out.write(f"deleted {thread_id}\n")
+
+
+def _table(threads: Sequence[Thread]) -> RenderableType:
+    if not threads:
+        return Text("There are no threads.", style="dim")
+    table = list_table("thread", "state", "last run", "updated", "metadata", flexible="metadata")
+    for thread in threads:
+        table.add_row(
+            thread.thread_id,
+            _state(thread),
+            _last_run(thread),
+            local_time(thread.update_time),
+            cell(_json(to_dict(thread.metadata))),
+        )
+    return table
+
+
+def _details(state: ThreadState) -> RenderableType:
+    thread = state.thread
+    return field_table(
+        [
+            ("thread", thread.thread_id),
+            ("state", _state(thread)),
+            ("last run", _last_run(thread)),
+            ("session", thread.session_id if thread.parent_thread_id else None),
+            ("parent", thread.parent_thread_id),
+            ("assistant", thread.current_assistant_id),
+            ("messages", f"{state.message_count:,}"),
+            ("events", f"{thread.oldest_sequence} to {thread.head_sequence} in its session"),
+            ("created", local_time(thread.create_time)),
+            ("updated", local_time(thread.update_time)),
+            ("metadata", _json(to_dict(thread.metadata))),
+            ("values", _json(to_dict(state.values), indent=2)),
+            *(
+                ("waits for", action.question or action.tool_call.name)
+                for action in state.pending_actions
+            ),
+        ]
+    )
+
+
+def _message(message: Message) -> RenderableType:
+    who = message.author or Role.Name(message.role).removeprefix("ROLE_").lower()
+    head = Text.assemble(
+        (who, "bold"),
+        (f"  {local_time(message.create_time)}", "dim"),
+        ("  incomplete" if message.incomplete else "", "yellow"),
+    )
+    text = printable(text_of(message)).strip("\n")
+    rest = blocks_gist(block for block in message.content if not block.HasField("text"))
+    parts = [head, Text(text) if text else None, cell(rest, "dim") if rest else None]
+    return Group(*(part for part in parts if part is not None))
+
+
+def _state(thread: Thread) -> str:
+    word = Thread.State.Name(thread.state).removeprefix("STATE_").lower()
+    waiting = thread.pending_action_count
+    return f"{word}, {waiting} open" if waiting else word
+
+
+def _last_run(thread: Thread) -> str:
+    return state_word(thread.last_run_state) if thread.last_run_state else ""
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent) if value else ""

@@ -1,0 +1,294 @@
+"""Whatever is done in whatever order, SQLite answers as memory does."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from callboard.structs import to_struct
+from callboard.v1.event_pb2 import Event, EventKind
+from callboard.v1.lifecycle_pb2 import RunState
+from callboard_server.log.events import CONDENSED, kinds
+from callboard_server.log.records import Record
+from callboard_server.store.base import (
+    EventFilter,
+    JobRow,
+    Page,
+    Reader,
+    Remembered,
+    RunRow,
+    SessionRow,
+    Store,
+    ThreadRow,
+    Transaction,
+)
+from callboard_server.store.memory import MemoryStore
+from callboard_server.store.sqlite import SqliteStore, admin
+from tests.store.rows import (
+    SECOND,
+    TENANT,
+    Clock,
+    add_run,
+    delete_tree,
+    finish,
+    launch,
+    merge,
+    open_thread,
+    say,
+    start,
+    whole_log,
+)
+
+THREADS = ["a", "b", "c", "d"]
+RUNS = ["r", "s", "t"]
+ALL = Page(limit=100)
+HELD: list[dict[str, Any]] = [{}, {"p": 1}, {'q"': {"k": {}}}, {"s.t": [1]}]
+
+Step = tuple[Any, ...]
+
+names = st.sampled_from(THREADS)
+run_names = st.sampled_from(RUNS)
+values = st.sampled_from([0, 1, True, None, "x", [1], {"k": 1}, {"k": {"j": None}}])
+patches = st.dictionaries(st.sampled_from(["p", 'q"', "s.t"]), values, max_size=2)
+steps = st.one_of(
+    st.tuples(st.just("open"), names, st.none() | names, patches),
+    st.tuples(st.just("launch"), names, names, st.sampled_from(["x", "y"])),
+    st.tuples(st.just("run"), names, run_names, st.booleans(), st.none() | st.integers(0, 3)),
+    st.tuples(st.just("start"), run_names),
+    st.tuples(st.just("finish"), run_names),
+    st.tuples(st.just("requeue"), run_names, st.integers(-2, 2)),
+    st.tuples(st.just("say"), names, st.none() | run_names),
+    st.tuples(st.just("merge"), names, patches),
+    st.tuples(st.just("relabel"), names, patches),
+    st.tuples(st.just("void"), run_names),
+    st.tuples(st.just("delete"), names),
+    st.tuples(st.just("remember"), st.sampled_from("mn"), st.sampled_from("xyz")),
+    st.tuples(st.just("forget"), st.integers(0, 30)),
+    st.tuples(st.just("look"), names, run_names),
+    st.tuples(st.just("fail")),
+)
+operations = st.lists(st.lists(steps, min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+class Failure(Exception):
+    pass
+
+
+def perform(tx: Transaction, program: Sequence[Step]) -> list[object]:
+    """Runs a program; steps that make no sense at their time do nothing."""
+    return [_perform(tx, *step) for step in program]
+
+
+def _perform(tx: Transaction, kind: str, *arguments: Any) -> object:
+    match kind, arguments:
+        case "open", (name, above, metadata):
+            parent = tx.thread(TENANT, above) if above else None
+            if tx.thread(TENANT, name) is None and (parent or not above):
+                return show(open_thread(tx, name, parent=parent, metadata=metadata))
+        case "launch", (name, above, label):
+            parent = tx.thread(TENANT, above)
+            if parent and tx.thread(TENANT, name) is None:
+                return show(launch(tx, parent, name, labels={"l": label}))
+        case "run", (name, run_id, ready, start_at):
+            thread = tx.thread(TENANT, name)
+            if thread and tx.run(TENANT, run_id) is None:
+                return show(add_run(tx, thread, run_id, ready=ready, start_at=start_at))
+        case "remember", (method, request_id):
+            if tx.remembered(TENANT, method, request_id) is None:
+                tx.remember(TENANT, method, request_id, Remembered(b"d", request_id.encode()))
+        case "forget", (seconds,):
+            tx.forget(tx.now / 1e9 - seconds)
+        case "look", (name, run_id):
+            return tx.now, look(tx, name, run_id)
+        case "fail", ():
+            raise Failure
+        case _, (run_id, *rest) if run_id in RUNS:
+            run = tx.run(TENANT, run_id)
+            return _with_run(tx, kind, run, *rest) if run else None
+        case _, (name, *rest):
+            thread = tx.thread(TENANT, name)
+            return _with_thread(tx, kind, thread, *rest) if thread else None
+    return None
+
+
+def _with_run(tx: Transaction, kind: str, run: RunRow, *rest: Any) -> object:
+    match kind:
+        case "start":
+            start(tx, run)
+        case "finish":
+            finish(tx, run)
+            run.ready, run.start_at = False, None
+        case "requeue":
+            run.data.state = RunState.RUN_STATE_QUEUED
+            run.queued_at += rest[0] * SECOND
+            run.ready = True
+        case "void":
+            event = Event()
+            event.claim_voided.claim_epoch = run.data.claim_epoch
+            tx.append(run.thread, event, run)
+    tx.save_run(run)
+    return show(run)
+
+
+def _with_thread(tx: Transaction, kind: str, thread: ThreadRow, *rest: Any) -> object:
+    match kind:
+        case "say":
+            return say(tx, thread, "hello", tx.run(TENANT, rest[0]) if rest[0] else None)
+        case "merge":
+            merge(tx, thread, rest[0])
+        case "relabel":
+            thread.data.metadata.CopyFrom(to_struct(rest[0]))
+            tx.save_thread(thread)
+        case "delete":
+            delete_tree(tx, thread)
+    return None
+
+
+def look(reader: Reader, name: str, run_id: str) -> object:
+    """Everything that the queries find."""
+    thread, run = reader.thread(TENANT, name), reader.run(TENANT, run_id)
+    found: list[object] = [
+        thread,
+        run,
+        reader.job(TENANT, name),
+        reader.ready_runs(2),
+        [reader.ready_before(run)] if run else None,
+        reader.running_runs(),
+        reader.due_runs(2),
+        reader.next_due(),
+        [
+            reader.list_threads(TENANT, ALL, session=None, busy=busy, metadata=metadata)
+            for busy in (None, True, False)
+            for metadata in HELD
+        ],
+        reader.list_runs(TENANT, ALL, thread=None, states=[1, 5]),
+        reader.list_jobs(TENANT, ALL, parent=None, states=(), labels={"l": "x"}),
+        reader.jobs_like(TENANT, "", 9),
+        [reader.remembered(TENANT, m, r) for m in "mn" for r in "xyz"],
+        reader.counts(),
+    ]
+    if thread:
+        key, session = thread.key, thread.session.key
+        page = Page(2, before=key)
+        found += [
+            reader.session(session),
+            reader.thread_at(key),
+            reader.live_runs(key),
+            reader.tree_is_busy(key),
+            reader.tree_is_live(key),
+            reader.threads_below(key),
+            reader.list_threads(TENANT, page, session=session, busy=None, metadata={}),
+            reader.list_runs(TENANT, ALL, thread=key, states=()),
+            reader.list_jobs(TENANT, ALL, parent=key, states=[1], labels={}),
+            reader.jobs_of_session(session),
+            reader.active_jobs(key),
+            reader.message_count(key),
+            reader.messages(key, limit=2, newest_first=True, beyond=6),
+            reader.messages(key, limit=2, newest_first=False, beyond=2),
+            reader.voids(key),
+            whole_log(reader, session),
+            [list(reader.events(session, wanted, after=1)) for wanted in _filters(key, run)],
+        ]
+    return show(found)
+
+
+def _filters(key: int, run: RunRow | None) -> list[EventFilter]:
+    return [
+        EventFilter(thread=key),
+        EventFilter(thread=key, condensed=CONDENSED),
+        EventFilter(thread=key, kinds=kinds("message_added", "values_merged")),
+        EventFilter(run=run.key if run else 99),
+    ]
+
+
+def show(value: Any) -> object:
+    """Plain values to compare, with all that a row holds."""
+    match value:
+        case Message():
+            return MessageToDict(value)
+        case list():
+            return [show(item) for item in value]
+        case Record():
+            event = show(value.event)
+            kind = EventKind.Name(EventKind.ValueType(value.kind))
+            return value.session, value.sequence, value.thread, value.run, kind, event
+        case SessionRow() | ThreadRow() | RunRow() | JobRow():
+            return [show(getattr(value, name)) for name in value.__slots__]
+    return value
+
+
+class Stores(RuleBasedStateMachine):
+    """Gives the same operations to both stores and compares all that they say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = str(Path(self._folder.name) / "jobs.db")
+        self._clock = Clock()
+        self._heard: tuple[list[Record], list[Record]] = [], []
+        self._memory = MemoryStore(clock=self._clock)
+        self._runner = asyncio.Runner()
+        self._runner.run(self._memory.open(self._heard[0].extend))
+        self._open_sqlite()
+
+    def _open_sqlite(self) -> None:
+        self._sqlite = SqliteStore(self._path, worker_id="w", synchronous="OFF", clock=self._clock)
+        self._runner.run(self._sqlite.open(self._heard[1].extend))
+
+    @rule(programs=operations, seconds=st.integers(0, 5))
+    def write(self, programs: list[list[Step]], seconds: int) -> None:
+        self._clock.now += seconds * SECOND
+
+        async def all_of(store: Store) -> list[object]:
+            writes = [store.write(lambda tx, p=p: perform(tx, p)) for p in programs]  # type: ignore[misc]
+            return [
+                type(answer) if isinstance(answer, BaseException) else answer
+                for answer in await asyncio.gather(*writes, return_exceptions=True)
+            ]
+
+        expected = self._runner.run(all_of(self._memory))
+        assert self._runner.run(all_of(self._sqlite)) == expected
+        assert all(isinstance(answer, list) or answer is Failure for answer in expected)
+
+    @rule()
+    def reopen(self) -> None:
+        self._runner.run(self._sqlite.close())
+        self._open_sqlite()
+
+    @rule(name=names, run_id=run_names)
+    def read(self, name: str, run_id: str) -> None:
+        def query(reader: Reader) -> object:
+            return look(reader, name, run_id)
+
+        expected = self._runner.run(self._memory.read(query))
+        assert self._runner.run(self._sqlite.read(query)) == expected
+
+    @invariant()
+    def both_told_the_same(self) -> None:
+        assert show(self._heard[0]) == show(self._heard[1])
+
+    def teardown(self) -> None:
+        with self._folder:
+            for store in (self._memory, self._sqlite):
+                self._runner.run(store.close())
+            self._runner.close()
+            assert [line for line in admin.check(self._path) if "differ" not in line] == []
+
+
+TestStores = Stores.TestCase
+TestStores.settings = settings(
+    max_examples=400,
+    stateful_step_count=20,
+    deadline=None,
+    phases=set(Phase) - {Phase.explain},
+    suppress_health_check=[HealthCheck.too_slow],
+)
