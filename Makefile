@@ -50,13 +50,15 @@ format: .venv/.dev ## Fix style and format, of the protos too
 type: .venv/.dev ## Check the types
 	@$(BIN)/mypy
 
-protos: .venv/.dev ## Generate what is generated: the stubs and the synchronous SDK
+protos: .venv/.dev ## Generate what is generated: stubs, synchronous SDK, table of errors
 	@$(BIN)/python scripts/protos.py
 	@$(BIN)/python scripts/sync.py
+	@$(BIN)/python scripts/reasons.py
 
 drift: .venv/.dev ## Check that what is generated is up to date
 	@$(BIN)/python scripts/protos.py --check
 	@$(BIN)/python scripts/sync.py --check
+	@$(BIN)/python scripts/reasons.py --check
 
 contract: .venv/.dev ## Check the protos: style, format, nothing broken since the last release
 	@$(BIN)/buf lint protos

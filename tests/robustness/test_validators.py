@@ -128,9 +128,7 @@ def test_a_lost_or_foreign_event_is_caught() -> None:
 
 def test_an_event_that_a_crash_took_back_is_caught() -> None:
     log = sound_log()
-    assert list(validators.atomic(log[:-1], log)) == [
-        "event 11 was seen and is not in the log"
-    ]
+    assert list(validators.atomic(log[:-1], log)) == ["event 11 was seen and is not in the log"]
     changed = sound_log()
     changed[3].attempt = 9
     assert "otherwise" in "".join(validators.atomic(log, changed))

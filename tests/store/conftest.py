@@ -45,7 +45,7 @@ async def store(
         made = MemoryStore(worker_id="w", clock=clock)
     else:
         path = str(tmp_path / "jobs.db")
-        made = SqliteStore(path, worker_id="w", synchronous="NORMAL", clock=clock)
+        made = SqliteStore(path, worker_id="w", synchronous="OFF", clock=clock)
     await made.open(heard)
     yield made
     await made.close()

@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from callboard.structs import to_struct
 from callboard.v1.event_pb2 import Event, EventKind
@@ -234,6 +234,7 @@ class Stores(RuleBasedStateMachine):
         self._folder = tempfile.TemporaryDirectory()
         self._path = str(Path(self._folder.name) / "jobs.db")
         self._clock = Clock()
+        self._failed = False
         self._heard: tuple[list[Record], list[Record]] = [], []
         self._memory = MemoryStore(clock=self._clock)
         self._runner = asyncio.Runner()
@@ -258,7 +259,10 @@ class Stores(RuleBasedStateMachine):
         expected = self._runner.run(all_of(self._memory))
         assert self._runner.run(all_of(self._sqlite)) == expected
         assert all(isinstance(answer, list) or answer is Failure for answer in expected)
+        # Keys that were never committed may be used again by another process.
+        self._failed |= Failure in expected
 
+    @precondition(lambda self: not self._failed)
     @rule()
     def reopen(self) -> None:
         self._runner.run(self._sqlite.close())
@@ -281,7 +285,10 @@ class Stores(RuleBasedStateMachine):
             for store in (self._memory, self._sqlite):
                 self._runner.run(store.close())
             self._runner.close()
-            assert [line for line in admin.check(self._path) if "differ" not in line] == []
+            problems = admin.check(self._path)
+            # These programs do what no engine does.
+            odd = "differ from its events", "after its end"
+            assert [line for line in problems if not any(text in line for text in odd)] == []
 
 
 TestStores = Stores.TestCase

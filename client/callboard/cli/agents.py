@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import typer
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from callboard import Agent
 from callboard.cli.invocation import Cli, command
-from callboard.cli.output import cell, list_table
+from callboard.cli.tables import cell
 
 app = typer.Typer()
 
@@ -24,13 +25,15 @@ def agents(cli: Cli) -> None:
 def _table(agents: Sequence[Agent]) -> RenderableType:
     if not agents:
         return Text("This server has no agents.", style="dim")
-    table = list_table("name", "kind", "model", "tools", "description", flexible="description")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("name", "kind", "description", "model", "tools"):
+        table.add_column(name, no_wrap=name in ("name", "kind"))
     for agent in agents:
         table.add_row(
             cell(agent.name, "bold"),
             Agent.Kind.Name(agent.kind).removeprefix("KIND_").lower(),
+            cell(agent.description),
             cell(agent.model),
             cell(", ".join(agent.tools)),
-            cell(agent.description),
         )
     return table

@@ -17,18 +17,25 @@ from callboard.cli.invocation import JsonOption, Options, ServerOption
 from callboard.cli.output import report
 
 DEFAULT_SERVER = "127.0.0.1:50051"
+DEFAULT_TIMEOUT = 30.0
 
 _EPILOG = """\
-Exit codes: 0 done; 1 the call failed, or the job did not succeed; 2 wrong usage; 3 no server can
-be reached; 4 what was named does not exist; 130 interrupted.
+\b
+Exit codes:
+  0    done
+  1    the call failed, or a job that was waited for did not succeed
+  2    wrong usage
+  3    no server answers
+  4    what was named does not exist
+  130  interrupted
 """
 
 app = typer.Typer(
     name="callboard",
     help="Run agents as background jobs.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -42,6 +49,8 @@ def run(arguments: Sequence[str] | None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # An agent may answer in letters that the terminal does not have.
             stream.reconfigure(errors="replace")
+    # Without a word about what to do, help is what is wanted.
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         return app(args=arguments, prog_name="callboard", standalone_mode=False) or ExitCode.OK
     except Exception as error:
@@ -64,11 +73,13 @@ def _root(
     server: ServerOption = None,
     as_json: JsonOption = False,
     timeout: Annotated[
-        float,
+        float | None,
         typer.Option(
-            parser=parse_duration, metavar="DURATION", help="How long a call may take, as 30s or 2m."
+            parser=parse_duration,
+            metavar="DURATION",
+            help="How long a call may take, as 5s or 2m; 30s when left out.",
         ),
-    ] = 30.0,
+    ] = None,
     show_version: Annotated[
         bool,
         typer.Option(
@@ -76,4 +87,6 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    context.obj = Options(server or DEFAULT_SERVER, as_json, timeout)
+    context.obj = Options(
+        server or DEFAULT_SERVER, as_json, DEFAULT_TIMEOUT if timeout is None else timeout
+    )

@@ -66,6 +66,19 @@ def needs_server_extra() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def checks_arguments() -> Iterator[None]:
+    """Guards calls of the SDK that check their arguments before anything is sent.
+
+    Raises:
+        CommandError: If one is refused.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise CommandError(str(error), exit_code=ExitCode.USAGE) from error
+
+
 def explain(error: Exception) -> CommandError | None:
     """What to tell about an exception; None where it is a fault of the program."""
     if isinstance(error, CommandError):
@@ -81,7 +94,8 @@ def _explain_usage(error: typer.TyperException) -> CommandError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "callboard"
     return CommandError(
-        error.format_message().rstrip("."),
+        # What the checks of values put before their words is not for people.
+        error.format_message().replace("Value error, ", "").rstrip("."),
         hint=f"{path} --help",
         exit_code=ExitCode.USAGE,
     )

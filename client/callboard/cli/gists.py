@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from google.protobuf.json_format import MessageToJson
-
-from callboard import Action, ContentBlock, Event, Notice, Progress, RunError, ToolCall, text_of
+from callboard import (
+    Action,
+    ActionResponse,
+    ContentBlock,
+    Event,
+    Notice,
+    Outcome,
+    Progress,
+    RunState,
+    ToolCall,
+    WaitingFor,
+    text_of,
+    to_dict,
+)
 from callboard.cli.output import one_line
 from callboard.cli.states import state_word
 from callboard.v1.event_pb2 import (
     JobDelivery,
+    JobUpdated,
+    ModelCallFinished,
     RunCancelRequested,
+    RunCreated,
     RunQueued,
     RunTrigger,
+    RunWaiting,
     StepRecorded,
     ThreadCreated,
 )
-from callboard.v1.lifecycle_pb2 import Outcome, WaitingFor
-from callboard.v1.message_pb2 import StopReason, Usage
+from callboard.v1.message_pb2 import StopReason
 
 
 def short(identifier: str) -> str:
@@ -52,6 +67,15 @@ def notice_gist(notice: Notice) -> str:
     return f"{notice.agent} {state_word(notice.state)}: {notice.task}"
 
 
+def progress_gist(progress: Progress) -> str:
+    """How far something is."""
+    count = f"{progress.current}/{progress.total}" if progress.total else ""
+    if progress.current and not progress.total:
+        count = str(progress.current)
+    message = one_line(progress.message)
+    return f"{message} ({count})" if message and count else message or count
+
+
 def _block(block: ContentBlock) -> str:
     match block.WhichOneof("block"):
         case "text":
@@ -71,14 +95,109 @@ def _block(block: ContentBlock) -> str:
             return ""
 
 
-def _progress(progress: Progress) -> str:
-    count = f" ({progress.current}/{progress.total})" if progress.total else ""
-    return progress.message + count
+def _outcome(state: RunState.ValueType, outcome: Outcome) -> str:
+    told = outcome.error.message or text_of(outcome.result)
+    return f"{state_word(state)}: {told}" if told else state_word(state)
 
 
-def _error(error: RunError) -> str:
-    return f"✗ {error.message}" if error.message else ""
+def _thread_created(created: ThreadCreated) -> str:
+    below = f"below {short(created.parent_thread_id)}" if created.parent_thread_id else ""
+    copied = (
+        f"copy of {short(created.copied_from_thread_id)}" if created.copied_from_thread_id else ""
+    )
+    return _join(created.agent, created.model, below, copied)
 
 
-def _outcome(outcome: Outcome) -> str:
-    return _error(outcome.error) or text_of(outcome.result)
+def _run_created(created: RunCreated) -> str:
+    trigger = RunTrigger.Name(created.trigger).removeprefix("RUN_TRIGGER_").lower()
+    return _join(created.agent, f"by {trigger}")
+
+
+def _run_waiting(waiting: RunWaiting) -> str:
+    kind = WaitingFor.Kind.Name(waiting.waiting_for.kind).removeprefix("KIND_").lower()
+    return _join(state_word(waiting.state), f"for {kind}")
+
+
+def _run_queued(queued: RunQueued) -> str:
+    reason = RunQueued.Reason.Name(queued.reason).removeprefix("REASON_").lower()
+    return _join(reason, queued.error.message)
+
+
+def _run_cancel_requested(request: RunCancelRequested) -> str:
+    by = f"by run {short(request.superseded_by_run_id)}" if request.superseded_by_run_id else ""
+    return _join(state_word(request.state), by, "with its jobs" if request.cascade else "")
+
+
+def _model_call_finished(finished: ModelCallFinished) -> str:
+    if finished.error.message:
+        return finished.error.message
+    usage = finished.usage
+    tokens = f"{usage.input_tokens} in, {usage.output_tokens} out" if usage.output_tokens else ""
+    return _join(StopReason.Name(finished.stop_reason).removeprefix("STOP_REASON_").lower(), tokens)
+
+
+def _step(step: StepRecorded) -> str:
+    return f"{'/'.join([*step.parents, f'{step.name}#{step.occurrence}'])} = {step.result_json}"
+
+
+def _action(action: Action) -> str:
+    return action.question or call_gist(action.tool_call)
+
+
+def _answer(response: ActionResponse) -> str:
+    match response.WhichOneof("response"):
+        case "permission":
+            return "allowed" if response.permission.allow else "denied"
+        case "tool_result":
+            return response.tool_result.text
+        case _:
+            return response.answer_json
+
+
+def _job_updated(updated: JobUpdated) -> str:
+    delivery = JobDelivery.Name(updated.delivery).removeprefix("JOB_DELIVERY_").lower()
+    return f"{delivery}: {updated.instructions}"
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
+# Kinds that are missing here say all with their name.
+_GISTS: dict[str, Callable[[Any], str]] = {
+    "thread_created": _thread_created,
+    "thread_updated": lambda updated: json.dumps(to_dict(updated.metadata), ensure_ascii=False),
+    "thread_idle": lambda idle: f"after {state_word(idle.last_run_state)}",
+    "message_added": lambda added: blocks_gist(added.message.content),
+    "message_discarded": lambda discarded: discarded.reason,
+    "values_merged": lambda merged: json.dumps(to_dict(merged.patch), ensure_ascii=False),
+    "context_compacted": lambda compacted: text_of(compacted.summary),
+    "assistant_changed": lambda changed: f"to {short(changed.to_assistant_id)}",
+    "run_created": _run_created,
+    "run_progress": lambda progress: progress_gist(progress.progress),
+    "run_waiting": _run_waiting,
+    "run_queued": _run_queued,
+    "run_input_added": lambda added: f"{len(added.message_ids)} messages",
+    "run_cancel_requested": _run_cancel_requested,
+    "run_finished": lambda finished: _outcome(finished.state, finished.outcome),
+    "runs_rolled_back": lambda rolled: ", ".join(map(short, rolled.run_ids)),
+    "model_call_started": lambda started: started.model,
+    "model_call_finished": _model_call_finished,
+    "tool_started": lambda started: call_gist(started.call),
+    "step_recorded": _step,
+    "custom": lambda custom: f"{custom.name} {custom.data_json}",
+    "claim_voided": lambda voided: f"claim {voided.claim_epoch}",
+    "action_raised": lambda raised: _action(raised.action),
+    "action_answered": lambda answered: _answer(answered.response),
+    "action_closed": lambda closed: closed.reason,
+    "job_launched": lambda launched: f"{launched.agent}: {launched.task}",
+    "job_updated": _job_updated,
+    "thread_message_sent": lambda sent: (
+        f"to {short(sent.to_thread_id)}: {blocks_gist(sent.content)}"
+    ),
+    "thread_message_received": lambda received: (
+        f"from {short(received.from_thread_id)}: {blocks_gist(received.content)}"
+    ),
+    "notice_added": lambda added: notice_gist(added.notice),
+    "notices_read": lambda read: f"{len(read.notice_ids)} read",
+}

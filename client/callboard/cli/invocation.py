@@ -14,8 +14,8 @@ import typer
 from google.protobuf.message import Message
 from rich.console import RenderableType
 
-from callboard import Client, DeadlineExceeded, Unavailable
-from callboard.cli.failures import CommandError, ExitCode, unreachable
+from callboard import Client, DeadlineExceeded, Unavailable, Unimplemented
+from callboard.cli.failures import checks_arguments, unreachable
 from callboard.cli.output import Output
 
 # A server that is there answers at once; the SDK alone would try for as long as a call may take.
@@ -30,9 +30,7 @@ ServerOption = Annotated[
         "--server",
         metavar="ADDRESS",
         envvar="CALLBOARD_SERVER",
-        show_envvar=True,
-        help="Where the server is.",
-        show_default="127.0.0.1:50051",
+        help="Where the server is; 127.0.0.1:50051 when left out.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -74,12 +72,12 @@ class Cli:
         Raises:
             CommandError: If it does not.
         """
-        try:
+        with checks_arguments():
             client = self._resources.enter_context(Client(self.server, timeout=self._timeout))
-        except ValueError as error:
-            raise CommandError(str(error), exit_code=ExitCode.USAGE) from error
         try:
             client.with_timeout(min(CONNECT_SECONDS, self._timeout)).assistants.list_agents()
+        except Unimplemented as error:
+            raise unreachable(self.server) from error
         except (Unavailable, DeadlineExceeded) as error:
             if error.reason:
                 raise
@@ -127,11 +125,16 @@ def command(
             with ExitStack() as resources:
                 function(Cli(options, resources), **given)  # type: ignore[call-arg]
 
-        setattr(run, "__signature__", _signature(function, connects))
+        run.__signature__ = _signature(function, connects)  # type: ignore[attr-defined]
         group.command(name)(run)
         return function
 
     return add
+
+
+def split_names(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _signature(function: Callable[..., None], connects: bool) -> inspect.Signature:

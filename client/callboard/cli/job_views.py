@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from callboard import TERMINAL_STATES, Job, Progress, RunState, Usage, WaitingFor, text_of
 from callboard.cli.durations import format_duration
-from callboard.cli.output import cell, field_table, list_table, local_time, one_line, printable
+from callboard.cli.gists import progress_gist, short
+from callboard.cli.output import local_time, one_line, printable
 from callboard.cli.states import state_text, state_word
+from callboard.cli.tables import Rows, cell, field_table
 
 _BAR_WIDTH = 16
 
@@ -27,11 +27,7 @@ def error_of(job: Job) -> str:
     """Why a job has no result, for people."""
     error = job.outcome.error
     told = f": {error.message}" if error.message else ""
-    number = f" (error id {error.error_id})" if error.error_id not in error.message else ""
-    return f"job {job.job_id} {_ENDS.get(job.state, state_word(job.state))}{told}{number}"
-
-
-_ENDS = {RunState.RUN_STATE_CANCELLED: "was cancelled", RunState.RUN_STATE_SUPERSEDED: "was superseded"}
+    return f"job {job.job_id} {state_word(job.state)}{told}"
 
 
 def job_details(job: Job) -> RenderableType:
@@ -42,7 +38,7 @@ def job_details(job: Job) -> RenderableType:
             ("state", _state_and_time(job)),
             ("agent", job.agent),
             ("task", job.task),
-            ("progress", None if job.state in TERMINAL_STATES else progress_words(job.progress)),
+            ("progress", None if job.state in TERMINAL_STATES else progress_gist(job.progress)),
             ("waits for", _waiting_words(job.waiting_for)),
             ("labels", ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))),
             ("parent", job.parent_thread_id),
@@ -62,22 +58,20 @@ def job_table(jobs: Sequence[Job]) -> RenderableType:
     """A line for each job."""
     if not jobs:
         return Text("There are no jobs.", style="dim")
-    table = list_table("job", "state", "agent", "time", "task", flexible="task")
+    table = Rows("job", "state", "agent", "time", "task")
     for job in jobs:
-        table.add_row(
-            job.job_id, state_text(job.state), cell(job.agent), running_time(job), cell(job.task)
-        )
+        table.add(job.job_id, state_text(job.state), job.agent, running_time(job), job.task)
     return table
 
 
-def progress_table(jobs: Sequence[Job]) -> Table:
+def progress_table(jobs: Sequence[Job]) -> Rows:
     """A line for each job, with how far it is, for a screen that is drawn again and again."""
-    table = list_table("job", "state", "agent", "time", "progress", flexible="progress")
+    table = Rows("job", "state", "agent", "time", "progress")
     for job in jobs:
-        table.add_row(
-            job.job_id[:8],
+        table.add(
+            short(job.job_id),
             state_text(job.state),
-            cell(job.agent),
+            job.agent,
             running_time(job),
             _progress_or_task(job),
         )
@@ -86,10 +80,9 @@ def progress_table(jobs: Sequence[Job]) -> Table:
 
 def progress_line(job: Job) -> str:
     """How far a job is, on a line."""
-    parts = [job.job_id, f"{state_word(job.state):<12}", f"{job.agent}", progress_words(job.progress)]
-    if job.state in TERMINAL_STATES:
-        parts[-1] = one_line(job.outcome.error.message)
-    return "  ".join(part for part in parts if part).rstrip()
+    finished = job.state in TERMINAL_STATES
+    gist = job.outcome.error.message if finished else progress_gist(job.progress)
+    return f"{job.job_id}  {state_word(job.state):<12}  {job.agent}  {one_line(gist)}".rstrip()
 
 
 def running_time(job: Job) -> str:
@@ -100,15 +93,6 @@ def running_time(job: Job) -> str:
     return format_duration(end - job.start_time.ToNanoseconds() / 1e9)
 
 
-def progress_words(progress: Progress) -> str:
-    """What a job says about how far it is."""
-    count = f"{progress.current}/{progress.total}" if progress.total else ""
-    if progress.current and not progress.total:
-        count = str(progress.current)
-    message = one_line(progress.message)
-    return f"{message} ({count})" if message and count else message or count
-
-
 def _state_and_time(job: Job) -> Text:
     text, taken = state_text(job.state), running_time(job)
     if taken:
@@ -116,18 +100,16 @@ def _state_and_time(job: Job) -> Text:
     return text
 
 
-def _progress_or_task(job: Job) -> RenderableType:
+def _progress_or_task(job: Job) -> Text:
     if job.state in TERMINAL_STATES:
         return cell(job.outcome.error.message or job.task, style="dim")
-    progress = job.progress
-    if not progress.total:
-        return cell(progress_words(progress) or job.task)
-    row = Table.grid(padding=(0, 1, 0, 0))
-    row.add_column(width=_BAR_WIDTH)
-    row.add_column(no_wrap=True, overflow="ellipsis")
-    bar = ProgressBar(total=progress.total, completed=progress.current, width=_BAR_WIDTH)
-    row.add_row(bar, progress_words(progress))
-    return row
+    gist = cell(progress_gist(job.progress) or job.task)
+    return Text.assemble(_bar(job.progress), "  ", gist) if job.progress.total else gist
+
+
+def _bar(progress: Progress) -> Text:
+    done = min(_BAR_WIDTH, _BAR_WIDTH * progress.current // progress.total)
+    return Text.assemble(("━" * done, "cyan"), ("─" * (_BAR_WIDTH - done), "dim"))
 
 
 def _waiting_words(waiting: WaitingFor) -> str:

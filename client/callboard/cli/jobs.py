@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 
 from callboard import Job, text_of
 from callboard._enums import StateName
 from callboard.cli.durations import parse_duration
-from callboard.cli.failures import CommandError, ExitCode
-from callboard.cli.invocation import Cli, command
+from callboard.cli.failures import CommandError, ExitCode, checks_arguments
+from callboard.cli.invocation import Cli, command, split_names
 from callboard.cli.job_views import error_of, job_details, job_table, succeeded
-from callboard.cli.output import note, report
+from callboard.cli.output import note
 from callboard.cli.watching import watch_jobs
 
-app = typer.Typer(name="jobs", help="Launch, redirect and watch jobs.", no_args_is_help=True)
+app = typer.Typer(name="jobs", help="Launch, redirect and watch jobs.")
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's whole id.")]
 ParentOption = Annotated[
-    str | None, typer.Option(metavar="ID", help="The thread that launches, or launched, the jobs.")
+    str | None, typer.Option(metavar="ID", help="The thread that the jobs belong to.")
 ]
 LabelOption = Annotated[
     list[str] | None,
@@ -33,7 +33,7 @@ LabelOption = Annotated[
 def launch(
     cli: Cli,
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="Who does the work.")],
-    task: Annotated[list[str], typer.Argument(metavar="TASK...", help="What to do.")],
+    task: Annotated[list[str], typer.Argument(metavar="TASK", help="What to do.")],
     parent: ParentOption = None,
     label: LabelOption = None,
     timeout: Annotated[
@@ -77,7 +77,7 @@ def update(
     cli: Cli,
     job_id: JobId,
     instructions: Annotated[
-        list[str], typer.Argument(metavar="INSTRUCTIONS...", help="What to do now.")
+        list[str], typer.Argument(metavar="INSTRUCTIONS", help="What to do now.")
     ],
     delivery: Annotated[
         Literal["interrupt", "enqueue"],
@@ -107,26 +107,26 @@ def list_(
     cli: Cli,
     parent: ParentOption = None,
     state: Annotated[
-        list[StateName] | None,
-        typer.Option(metavar="STATE", help="Only in this state; may be given several times."),
-    ] = None,
+        str, typer.Option(metavar="STATE,...", help="Only in these states, as queued,running.")
+    ] = "",
     label: LabelOption = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
 ) -> None:
     """List jobs, newest first."""
-    jobs = cli.client.jobs.list(
-        parent_thread_id=parent,
-        states=state or (),
-        labels=_to_labels(label),
-        page_size=min(limit, 1000),
-    )
+    with checks_arguments():
+        jobs = cli.client.jobs.list(
+            parent_thread_id=parent,
+            states=cast("list[StateName]", split_names(state)),
+            labels=_to_labels(label),
+            page_size=min(limit, 1000),
+        )
     cli.show_all(islice(jobs, limit), job_table)
 
 
 @command(app)
 def watch(
     cli: Cli,
-    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's whole id.")] = None,
+    job_id: Annotated[str | None, typer.Argument(metavar="ID", help="The job's whole id.")] = None,
     parent: ParentOption = None,
 ) -> None:
     """Show how a job goes, or all jobs of a thread, until they are finished."""
@@ -142,7 +142,7 @@ def watch(
 @command(app)
 def wait(
     cli: Cli,
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The jobs' whole ids.")],
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID", help="The jobs' whole ids.")],
 ) -> None:
     """Wait until jobs are finished, and print their results."""
     jobs = _wait(cli, job_ids)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 # Wide enough for any line: where nobody looks at a screen, nothing is cut off.
@@ -45,11 +44,9 @@ class Output:
         """Prints text for people."""
         self.console.print(*parts)
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, style: str = "") -> None:
         """Prints text just as it is, but for control characters, and breaks no lines."""
-        self.console.print(
-            Text(printable(text)), soft_wrap=True, end="", no_wrap=True, overflow="ignore"
-        )
+        self.console.print(Text(printable(text), style=style), soft_wrap=True, end="")
 
     def json(self, value: Message | Mapping[str, Any]) -> None:
         """Prints a line for machines."""
@@ -83,11 +80,6 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def cell(text: str, style: str = "") -> Text:
-    """A text for a cell of a table."""
-    return Text(one_line(text), style=style)
-
-
 def local_time(timestamp: Timestamp, form: Literal["time", "full"] = "full") -> str:
     """A point in time on the clock of this machine."""
     moment = timestamp.ToDatetime(UTC).astimezone()
@@ -96,30 +88,7 @@ def local_time(timestamp: Timestamp, form: Literal["time", "full"] = "full") -> 
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def list_table(*columns: str, flexible: str) -> Table:
-    """A table without lines, in which one column gives way where the screen is narrow."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in columns:
-        if name == flexible:
-            table.add_column(name, overflow="ellipsis", no_wrap=True, min_width=8, ratio=1)
-        else:
-            table.add_column(name, no_wrap=True)
-    return table
-
-
-def field_table(fields: Iterable[tuple[str, RenderableType | None]]) -> Table:
-    """Names and values below each other; what is empty or None is left out."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in fields:
-        if value not in (None, ""):
-            table.add_row(name, Text(printable(value)) if isinstance(value, str) else value)
-    return table
-
-
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
-

@@ -7,9 +7,10 @@ from rich.table import Table
 
 from callboard import ServerInfo
 from callboard.cli.invocation import Cli, command
-from callboard.cli.output import field_table, local_time
+from callboard.cli.output import local_time
+from callboard.cli.tables import field_table
 
-app = typer.Typer(name="server", help="Look at the server itself.", no_args_is_help=True)
+app = typer.Typer(name="server", help="Look at the server itself.")
 
 
 @command(app)
@@ -43,8 +44,11 @@ def _details(info: ServerInfo) -> Table:
             ("slots", f"{counts.slots_used} of {limits.slots} taken"),
             ("streams", f"{counts.streams_open:,} open"),
             ("loop lag", f"{lag:.0f} ms"),
-            ("largest", f"message {_megabytes(limits.message_bytes)}, "
-                        f"event {_megabytes(limits.event_bytes)}, page {limits.page_size:,}"),
+            (
+                "largest",
+                f"message {_megabytes(limits.message_bytes)}, "
+                f"event {_megabytes(limits.event_bytes)}, page {limits.page_size:,}",
+            ),
             ("delegation", f"{limits.delegation_depth} deep, {limits.delegation_width:,} wide"),
         ]
     )

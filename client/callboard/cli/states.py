@@ -22,8 +22,8 @@ _LOOKS = {
     RunState.RUN_STATE_REQUIRES_ACTION: _Look("needs action", "?", "yellow"),
     RunState.RUN_STATE_SUCCEEDED: _Look("succeeded", "✓", "green"),
     RunState.RUN_STATE_FAILED: _Look("failed", "✗", "red"),
-    RunState.RUN_STATE_CANCELLED: _Look("cancelled", "–", "dim"),
-    RunState.RUN_STATE_SUPERSEDED: _Look("superseded", "–", "dim"),
+    RunState.RUN_STATE_CANCELLED: _Look("cancelled", "-", "dim"),
+    RunState.RUN_STATE_SUPERSEDED: _Look("superseded", "-", "dim"),
     RunState.RUN_STATE_TIMED_OUT: _Look("timed out", "✗", "red"),
 }
 _UNKNOWN = _Look("unknown", " ", "dim")

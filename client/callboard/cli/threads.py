@@ -16,10 +16,11 @@ from callboard import Message, Role, Thread, ThreadState, text_of, to_dict
 from callboard._enums import ThreadStateName
 from callboard.cli.gists import blocks_gist
 from callboard.cli.invocation import Cli, command
-from callboard.cli.output import cell, field_table, list_table, local_time, printable
+from callboard.cli.output import local_time, printable
 from callboard.cli.states import state_word
+from callboard.cli.tables import Rows, cell, field_table
 
-app = typer.Typer(name="threads", help="Look at conversations.", no_args_is_help=True)
+app = typer.Typer(name="threads", help="Look at conversations.")
 
 ThreadId = Annotated[str, typer.Argument(metavar="ID", help="The thread's whole id.")]
 LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
@@ -28,18 +29,14 @@ LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
 @command(app, name="list")
 def list_(
     cli: Cli,
-    state: Annotated[
-        ThreadStateName | None, typer.Option(help="Only those in this state.")
-    ] = None,
+    state: Annotated[ThreadStateName | None, typer.Option(help="Only those in this state.")] = None,
     session: Annotated[
         str | None, typer.Option(metavar="ID", help="Those of this session, not only the roots.")
     ] = None,
     limit: LimitOption = 50,
 ) -> None:
     """List threads, newest first."""
-    threads = cli.client.threads.list(
-        state=state, session_id=session, page_size=min(limit, 1000)
-    )
+    threads = cli.client.threads.list(state=state, session_id=session, page_size=min(limit, 1000))
     cli.show_all(islice(threads, limit), _table)
 
 
@@ -79,14 +76,14 @@ def delete(
 def _table(threads: Sequence[Thread]) -> RenderableType:
     if not threads:
         return Text("There are no threads.", style="dim")
-    table = list_table("thread", "state", "last run", "updated", "metadata", flexible="metadata")
+    table = Rows("thread", "state", "last run", "updated", "metadata")
     for thread in threads:
-        table.add_row(
+        table.add(
             thread.thread_id,
             _state(thread),
             _last_run(thread),
             local_time(thread.update_time),
-            cell(_json(to_dict(thread.metadata))),
+            _json(to_dict(thread.metadata)),
         )
     return table
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.live import Live
 
@@ -23,40 +24,37 @@ def watch_jobs(out: Output, changes: Iterable[Job]) -> list[Job]:
     Returns:
         The jobs as they stood last, in the order in which they came.
     """
-    if out.as_json:
-        return _print_json(out, changes)
-    return _draw(out, changes) if out.is_terminal else _print_lines(out, changes)
-
-
-def _print_json(out: Output, changes: Iterable[Job]) -> list[Job]:
     latest: dict[str, Job] = {}
-    for job in changes:
-        latest[job.job_id] = job
-        out.json(job)
+    with _table(out, latest) if out.is_terminal else _lines(out) as show:
+        for job in changes:
+            latest[job.job_id] = job
+            show(job)
     return list(latest.values())
 
 
-def _print_lines(out: Output, changes: Iterable[Job]) -> list[Job]:
-    latest: dict[str, Job] = {}
-    lines: dict[str, str] = {}
-    for job in changes:
-        latest[job.job_id] = job
-        line = progress_line(job)
-        # Not every change of a job shows.
-        if lines.get(job.job_id) != line:
-            lines[job.job_id] = line
-            out.write(line + "\n")
-    return list(latest.values())
-
-
-def _draw(out: Output, changes: Iterable[Job]) -> list[Job]:
-    latest: dict[str, Job] = {}
+@contextmanager
+def _table(out: Output, jobs: dict[str, Job]) -> Iterator[Callable[[Job], None]]:
     # Drawn anew even while nothing changes, for time goes on.
     with Live(
         console=out.console,
         refresh_per_second=_DRAWS_PER_SECOND,
-        get_renderable=lambda: progress_table(list(latest.values())),
+        get_renderable=lambda: progress_table(list(jobs.values())),
     ):
-        for job in changes:
-            latest[job.job_id] = job
-    return list(latest.values())
+        yield lambda job: None
+
+
+@contextmanager
+def _lines(out: Output) -> Iterator[Callable[[Job], None]]:
+    if out.as_json:
+        yield out.json
+        return
+    last: dict[str, str] = {}
+
+    def show(job: Job) -> None:
+        line = progress_line(job)
+        # Not every change of a job shows.
+        if last.get(job.job_id) != line:
+            last[job.job_id] = line
+            out.write(line + "\n")
+
+    yield show

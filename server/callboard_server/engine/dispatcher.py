@@ -30,7 +30,6 @@ from callboard_server.engine.assistants import Assistants
 from callboard_server.engine.execution import Claim, Execution
 from callboard_server.engine.lifecycle import (
     FAILED,
-    RUNNING,
     SERVER,
     SUCCEEDED,
     TIMED_OUT,
@@ -39,6 +38,7 @@ from callboard_server.engine.lifecycle import (
     start,
 )
 from callboard_server.engine.live import Hub
+from callboard_server.engine.watchdog import Watchdog
 from callboard_server.errors import ServiceError
 from callboard_server.log.events import KINDS
 from callboard_server.log.records import Record
@@ -61,9 +61,12 @@ STORE_RETRY = 1.0
 class _Job:
     """A run at work in this process."""
 
-    claim: Claim
+    execution: Execution
     task: asyncio.Task[None]
     context: Context | None = None
+    """What its agent works with; None until it begins."""
+    stopping: bool = False
+    """Whether it shall end before its agent begins."""
     fence: asyncio.TimerHandle | None = None
     """Fires when the grace to stop is over."""
     deadline: asyncio.TimerHandle | None = None
@@ -114,6 +117,8 @@ class Dispatcher:
         self._due: asyncio.TimerHandle | None = None
         self._backlog = True
         """Whether runs may be ready that nobody has claimed."""
+        self._stopped_early: set[int] = set()
+        """Runs that were asked to stop before this process has begun them."""
 
     # From outside
 
@@ -130,6 +135,15 @@ class Dispatcher:
         self._wake.set()
         await self.plan_due()
 
+    def watch(self) -> Watchdog:
+        """Starts the watchdog, which knows an agent by the call that runs it."""
+
+        def agent_of(variables: dict[str, object]) -> str:
+            execution = variables["execution"]
+            return execution.run.agent if isinstance(execution, Execution) else ""
+
+        return Watchdog(self._run_agent.__code__, agent_of)
+
     def observe(self, records: Sequence[Record]) -> None:
         """Takes note of what was committed together."""
         started = {record.run for record in records if record.kind == _STARTED}
@@ -139,8 +153,16 @@ class Dispatcher:
             goes_on = record.kind == _FINISHED and record.thread not in idle
             if waits or goes_on or record.kind == _QUEUED:
                 self._look_for_ready()
-            if record.kind == _STOPPING and record.run in self._at_work:
-                self._stop(self._at_work[record.run])
+            if record.run is not None:
+                self._observe_stop(record.run, record.kind)
+
+    def _observe_stop(self, run_key: int, kind: int) -> None:
+        if kind == _FINISHED:
+            self._stopped_early.discard(run_key)
+        elif kind == _STOPPING and run_key in self._at_work:
+            self._stop(self._at_work[run_key])
+        elif kind == _STOPPING:
+            self._stopped_early.add(run_key)
 
     def _look_for_ready(self) -> None:
         self._backlog = True
@@ -194,9 +216,7 @@ class Dispatcher:
             self._due.cancel()
         await self._all_ended()
         for job in self._at_work.values():
-            job.task.cancel()
-            if job.context is not None:
-                job.context.stop()
+            _interrupt(job)
         await self._all_ended()
 
     async def _all_ended(self) -> None:
@@ -264,30 +284,25 @@ class Dispatcher:
 
     def _stop(self, job: _Job) -> None:
         """Tells a run's code to stop, and gives it the grace."""
-        if job.context is not None:
-            job.context.stop()
         loop = asyncio.get_running_loop()
-        job.fence = loop.call_later(self._grace, lambda: loop.create_task(self._fence(job.claim)))
-        job.task.cancel()
+        job.fence = loop.call_later(self._grace, lambda: loop.create_task(self._fence(job)))
+        _interrupt(job)
 
-    async def _fence(self, claim: Claim) -> None:
+    async def _fence(self, job: _Job) -> None:
         """Ends a run whose code did not stop in time; whatever it still writes is refused."""
-
-        def operation(tx: Transaction) -> None:
-            run = tx.run(claim.tenant, claim.run.run_id)
-            if run is not None and run.data.state == RUNNING and run.stop:
-                ThreadLine(tx, run.thread).finish_stopped(run)
-
+        claim = job.execution.claim
         try:
-            await self._store.write(operation)
+            await job.execution.finish(FAILED, Outcome())
+        except Fenced:
+            log.debug("run stopped just in time", **_names(claim))
         except StoreError as error:
             log.error("cannot fence a run", run=claim.run.run_id, reason=str(error))
-        if self._at_work.pop(claim.run_key, None) is not None:
+        if self._at_work.get(claim.run_key) is job:
             log.warning("agent ignores the request to stop", **_names(claim))
-            self._slot_is_free()
+            self._ended(job)
 
     def _time_out(self, job: _Job) -> None:
-        asyncio.get_running_loop().create_task(self._ask_time_out(job.claim))
+        asyncio.get_running_loop().create_task(self._ask_time_out(job.execution.claim))
 
     async def _ask_time_out(self, claim: Claim) -> None:
         def operation(tx: Transaction) -> None:
@@ -303,13 +318,17 @@ class Dispatcher:
     # Running
 
     def _begin(self, claim: Claim, assistant: Assistant) -> None:
-        task = asyncio.create_task(self._work(claim, assistant))
-        job = self._at_work[claim.run_key] = _Job(claim, task)
-        task.add_done_callback(lambda _: self._ended(claim.run_key))
+        execution = Execution(self._store, self._hub, claim, assistant)
+        task = asyncio.create_task(self._work(execution))
+        job = self._at_work[claim.run_key] = _Job(execution, task)
+        task.add_done_callback(lambda _: self._ended(job))
         timeout = self._timeout(claim)
         if timeout is not None:
             loop = asyncio.get_running_loop()
             job.deadline = loop.call_later(timeout, self._time_out, job)
+        if claim.run_key in self._stopped_early:
+            self._stopped_early.discard(claim.run_key)
+            self._stop(job)
 
     def _timeout(self, claim: Claim) -> float | None:
         """How long the run may still be RUNNING, in seconds."""
@@ -322,40 +341,48 @@ class Dispatcher:
             return None
         return max(0.0, bound - run.running_time.ToNanoseconds() / 1e9)
 
-    def _ended(self, run_key: int) -> None:
-        job = self._at_work.pop(run_key, None)
-        if job is not None:
-            for timer in (job.fence, job.deadline):
-                if timer is not None:
-                    timer.cancel()
+    def _ended(self, job: _Job) -> None:
+        for timer in (job.fence, job.deadline):
+            if timer is not None:
+                timer.cancel()
+        run_key = job.execution.claim.run_key
+        # A run that was given back may be at work anew.
+        if self._at_work.get(run_key) is job:
+            del self._at_work[run_key]
             self._slot_is_free()
 
-    async def _work(self, claim: Claim, assistant: Assistant) -> None:
+    async def _work(self, execution: Execution) -> None:
         """Runs an agent from its claim to its end."""
-        with structlog.contextvars.bound_contextvars(**_names(claim)):
-            execution = Execution(self._store, self._hub, claim, assistant)
+        with structlog.contextvars.bound_contextvars(**_names(execution.claim)):
             try:
                 await self._run_agent(execution)
             except Fenced:
                 log.info("run is no longer this claim's")
             except StoreError as error:
-                log.error("run lost its store", reason=str(error))
+                log.error("the store does not take what the run writes", problem=str(error))
+                await self._give_back_later(execution)
 
     async def _run_agent(self, execution: Execution) -> None:
         agent = self._registry.get(execution.run.agent)
         if agent is None:
             await execution.finish(FAILED, _gone(execution.run.agent))
             return
+        context = self._context(execution)
+        job = self._at_work.get(execution.claim.run_key)
+        if job is not None and job.stopping:
+            await self._end_stopped(execution)
+            return
         try:
-            result = await agent.run(self._context(execution))
+            result = await agent.run(context)
             ending = self._success(execution, result)
         except asyncio.CancelledError:
             await self._end_stopped(execution)
-        except (Fenced, StoreError):
+        except (Fenced, StoreError, KeyboardInterrupt, GeneratorExit):
             raise
         except AgentError as error:
             await execution.finish(FAILED, _failed(error.message, error.reason))
-        except Exception as error:
+        except BaseException as error:
+            # Also SystemExit: an agent that calls sys.exit() does not end the server.
             failure = describe_failure(error)
             log.error("agent failed", error_id=failure.error_id, trace=failure.trace)
             outcome = _failed(f"the agent failed: {failure}")
@@ -363,6 +390,21 @@ class Dispatcher:
             await execution.finish(FAILED, outcome)
         else:
             await execution.finish(SUCCEEDED, *ending)
+
+    async def _give_back_later(self, execution: Execution) -> None:
+        """Puts a run back in line as soon as the store answers again.
+
+        It goes on from what is recorded then. If this process ends first, the next one rescues it.
+        """
+        while not self._draining:
+            await asyncio.sleep(STORE_RETRY)
+            try:
+                await execution.give_back()
+            except StoreError:
+                continue
+            except Fenced:
+                return
+            return
 
     async def _end_stopped(self, execution: Execution) -> None:
         # The task was cancelled: what is left to do must not be.
@@ -392,6 +434,15 @@ class Dispatcher:
         if job is not None:
             job.context = context
         return context
+
+
+def _interrupt(job: _Job) -> None:
+    """Cancels a run's code. A task that has not begun must begin: it writes the run's end."""
+    if job.context is None:
+        job.stopping = True
+    else:
+        job.context.stop()
+        job.task.cancel()
 
 
 def _names(claim: Claim) -> dict[str, object]:

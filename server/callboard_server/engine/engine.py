@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import structlog
 from google.protobuf.message import Message as Proto
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -27,15 +28,26 @@ from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Hub
 from callboard_server.engine.present import show_run
 from callboard_server.log.records import Record
-from callboard_server.store.base import Reader, Remembered, RunRow, Store, ThreadRow, Transaction
+from callboard_server.store.base import (
+    Reader,
+    Remembered,
+    RunRow,
+    Store,
+    StoreError,
+    ThreadRow,
+    Transaction,
+)
 
 if TYPE_CHECKING:
     from callboard import AsyncClient
 
 R = TypeVar("R", bound=Proto)
 
-LAG_INTERVAL = 0.5
-"""How often the event loop's lag is measured, in seconds."""
+REMEMBERED = 8 * 24 * 3600.0
+"""How long the answers to requests with a request_id are kept, in seconds: at least 7 days."""
+SWEEP_INTERVAL = 3600.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +144,6 @@ class Engine:
             client_for=client_for,
         )
         self.draining = False
-        self.loop_lag = 0.0
-        """How late the event loop last was, in seconds."""
 
     async def open(self) -> None:
         """Opens the store and starts to run what is there to run.
@@ -143,14 +153,22 @@ class Engine:
         """
         await self.store.open(self._observe)
         await self.dispatcher.open()
-        self._gauge = asyncio.create_task(self._measure_lag(), name="callboard-lag")
+        self._watchdog = self.dispatcher.watch()
+        self._sweeping = asyncio.create_task(self._sweep(), name="callboard-sweep")
 
-    async def _measure_lag(self) -> None:
-        loop = asyncio.get_running_loop()
+    @property
+    def loop_lag(self) -> float:
+        """How late the event loop last was, in seconds."""
+        return self._watchdog.lag
+
+    async def _sweep(self) -> None:
+        """Drops what is kept for a time only."""
         while True:
-            expected = loop.time() + LAG_INTERVAL
-            await asyncio.sleep(LAG_INTERVAL)
-            self.loop_lag = max(0.0, loop.time() - expected)
+            try:
+                await self.store.write(lambda tx: tx.forget(tx.now / 1e9 - REMEMBERED))
+            except StoreError as error:
+                log.error("cannot sweep", problem=str(error))
+            await asyncio.sleep(SWEEP_INTERVAL)
 
     def _observe(self, records: Sequence[Record]) -> None:
         self.hub.publish(records)
@@ -163,7 +181,8 @@ class Engine:
         await self.dispatcher.drain()
 
     async def close(self) -> None:
-        self._gauge.cancel()
+        self._watchdog.stop()
+        self._sweeping.cancel()
         await self.store.close()
 
     # Letting runs in
@@ -195,6 +214,8 @@ class Engine:
 
         def whole(tx: Transaction) -> R:
             nonlocal delayed
+            # An operation may be run again.
+            started.clear()
             admitted = operation(tx)
             delayed = admitted.run.start_at is not None
             if reserved and admitted.run.ready:

@@ -21,7 +21,14 @@ from callboard_server.engine.lifecycle import Fenced, ThreadLine, held, record, 
 from callboard_server.engine.live import Hub, OpenMessage
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.view import VIEW_KINDS, View, view_of
-from callboard_server.store.base import EventFilter, Reader, RunRow, Store, Transaction
+from callboard_server.store.base import (
+    EventFilter,
+    Reader,
+    RunRow,
+    Store,
+    StoreError,
+    Transaction,
+)
 
 T = TypeVar("T")
 
@@ -60,6 +67,8 @@ class Execution:
         self._hub = hub
         self._posted: list[Event] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+        """Why posted events could not be written."""
         self._writing: dict[str, OpenMessage] = {}
         self.last_message: Message | None = None
         """The last message that was committed under this claim."""
@@ -91,9 +100,9 @@ class Execution:
         try:
             while self._posted:
                 await self.commit()
-        except Fenced:
-            # The next write that someone waits for says so.
-            self._posted.clear()
+        except (Fenced, StoreError) as error:
+            # The next write says so to whoever waits for it.
+            self._failure = error
         finally:
             self._flushing = None
 
@@ -102,6 +111,8 @@ class Execution:
         return posted
 
     async def _write(self, change: Callable[[Transaction, RunRow], T]) -> T:
+        if self._failure is not None:
+            raise self._failure
         tenant, run_id, epoch = self.claim.tenant, self.run.run_id, self.run.claim_epoch
 
         def operation(tx: Transaction) -> T:
@@ -130,6 +141,8 @@ class Execution:
         Where the run was asked to stop, that is how it ends.
         """
         events = [*self._take_posted(), *self._cut_off_messages(), *last_words]
+        if not outcome.HasField("result") and self.last_message is not None:
+            outcome.result.CopyFrom(self.last_message)
 
         def change(tx: Transaction, run: RunRow) -> None:
             line = ThreadLine(tx, run.thread)
@@ -144,10 +157,14 @@ class Execution:
                 line.finish(run, state, outcome)
 
         await self._write(change)
+        self._close()
 
     async def give_back(self) -> None:
-        """Puts the run back in line for another server: this one stops."""
-        events = [*self._take_posted(), *self._cut_off_messages()]
+        """Puts the run back in line, to go on from what is recorded."""
+        # Behind an event that was lost none may follow.
+        posted = [] if self._failure else self._take_posted()
+        self._failure = None
+        events = [*posted, *self._discarded_messages()]
 
         def change(tx: Transaction, run: RunRow) -> None:
             line = ThreadLine(tx, run.thread)
@@ -160,11 +177,19 @@ class Execution:
             line.requeue(run, queued)
 
         await self._write(change)
+        self._close()
+
+    def _close(self) -> None:
+        """The claim is over: what code that did not stop still writes, is not even shown."""
+        self._failure = Fenced(self.run.run_id)
+        self._writing.clear()
 
     # Messages in the making
 
     def open_message(self, context_sequence: int) -> str:
         """Begins a message that streams; returns its id."""
+        if self._failure is not None:
+            raise self._failure
         message_id = str(uuid.uuid4())
         header = Delta(
             message_id=message_id,
@@ -189,22 +214,39 @@ class Execution:
     def write_delta(
         self, message_id: str, index: int, text: str, kind: Delta.Kind.ValueType
     ) -> None:
+        if self._failure is not None:
+            raise self._failure
         self._hub.write(self._writing[message_id], index, text, kind)
 
     async def commit_message(self, message: Message) -> Message:
         """Makes a message durable; it replaces its deltas."""
         event = self.message_event(message)
-        await self.commit(event)
-        self._writing.pop(message.message_id, None)
+        # Before the commit: one that is cancelled while it is under way takes place all the same.
+        writing = self._writing.pop(message.message_id, None)
+        try:
+            await self.commit(event)
+        except StoreError:
+            if writing is not None:
+                self._writing[message.message_id] = writing
+            raise
         self.last_message = event.message_added.message
         return event.message_added.message
 
     async def discard_message(self, message_id: str, reason: str) -> None:
         self._writing.pop(message_id, None)
+        await self.commit(self._discarded(message_id, reason))
+
+    def _discarded(self, message_id: str, reason: str) -> Event:
         event = Event(actor=self.actor)
         event.message_discarded.message_id = message_id
         event.message_discarded.reason = reason
-        await self.commit(event)
+        return event
+
+    def _discarded_messages(self) -> list[Event]:
+        """What was streamed and not committed is void: the model will be called again."""
+        events = [self._discarded(each, "the server stopped") for each in self._writing]
+        self._writing.clear()
+        return events
 
     def message_event(self, message: Message) -> Event:
         """Returns the event that adds a message of this run."""

@@ -229,13 +229,15 @@ class SessionReader:
         Ends when the session is deleted or the server drains.
         """
         # The feed knows what passed since it was made, not what was there before.
-        behind = True
+        behind = announce = True
         while not (self._feed.deleted or self._hub.draining):
             batch = await (self._from_store() if behind else self._next())
             behind = behind and not batch.caught_up
-            yield batch
+            if announce or batch.records or batch.deltas or batch.may_be_done:
+                yield batch
+            announce = False
             if batch.caught_up and not self._wake.is_set():
-                await self._sleep()
+                announce = await self._idle()
 
     async def _next(self) -> Batch:
         self._wake.clear()
@@ -294,12 +296,14 @@ class SessionReader:
             self._sent.clear()
         return deltas
 
-    async def _sleep(self) -> None:
+    async def _idle(self) -> bool:
+        """Waits for something to happen; returns whether nothing did for long."""
         try:
             async with asyncio.timeout(IDLE):
                 await self._wake.wait()
         except TimeoutError:
-            return
+            return True
+        return False
 
 
 def _fitting(records: list[Record]) -> list[Record]:

@@ -179,7 +179,8 @@ class SqliteReader:
         where, parameters = ["r.tenant = ?"], [tenant]
         if thread is not None:
             # The unary plus leaves the choice of the index to the thread.
-            where, parameters = ["+r.tenant = ?", "r.thread = ?"], [tenant, thread]
+            where = ["+r.tenant = ?"]
+            _add(where, parameters, "r.thread = ?", thread)
         _add_states(where, parameters, "r.state", states)
         tail = _page(where, parameters, "r.key", page)
         rows = self._rows(f"SELECT {_RUN} FROM {_RUNS} {tail}", parameters)

@@ -1,0 +1,104 @@
+"""Servers for tests: in this process, with the store in a file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+import callboard
+from callboard.v1.assistant_pb2_grpc import AssistantServiceStub
+from callboard.v1.event_pb2 import Event
+from callboard.v1.job_pb2_grpc import JobServiceStub
+from callboard.v1.run_pb2_grpc import RunServiceStub
+from callboard.v1.server_pb2_grpc import ServerServiceStub
+from callboard.v1.thread_pb2_grpc import ThreadServiceStub
+from callboard_server.agents.registry import Registry
+from callboard_server.app import App, open_app
+from callboard_server.config import ServerConfig
+from callboard_server.transport import GrpcServer
+from tests.robustness import validators
+
+
+def settings(db: Path, **server: Any) -> dict[str, Any]:
+    """A configuration that does not wait for the disk."""
+    return {"server": {"db": str(db), "port": 0, **server}, "store": {"synchronous": "NORMAL"}}
+
+
+@asynccontextmanager
+async def local(
+    agents: Sequence[Any], db: Path, **server: Any
+) -> AsyncIterator[callboard.AsyncClient]:
+    """The engine in this process, without a network."""
+    async with callboard.local(agents, db=db, config=settings(db, **server)) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server on a port, and raw stubs that call it."""
+
+    app: App
+    port: int
+    channel: grpc.aio.Channel
+
+    @property
+    def assistants(self) -> AssistantServiceStub:
+        return AssistantServiceStub(self.channel)
+
+    @property
+    def threads(self) -> ThreadServiceStub:
+        return ThreadServiceStub(self.channel)
+
+    @property
+    def runs(self) -> RunServiceStub:
+        return RunServiceStub(self.channel)
+
+    @property
+    def jobs(self) -> JobServiceStub:
+        return JobServiceStub(self.channel)
+
+    @property
+    def server(self) -> ServerServiceStub:
+        return ServerServiceStub(self.channel)
+
+    @property
+    def client(self) -> callboard.AsyncClient:
+        return callboard.AsyncClient(channel=self.channel)
+
+
+@asynccontextmanager
+async def served(agents: Sequence[Any], db: Path, **server: Any) -> AsyncIterator[Served]:
+    """A gRPC server in this process."""
+    config = ServerConfig.model_validate(settings(db, **server))
+    async with open_app(config, Registry.from_functions(agents)) as app:
+        transport = GrpcServer(app.router, config.server.max_message_bytes)
+        port = await transport.start("127.0.0.1", 0)
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield Served(app, port, channel)
+        finally:
+            await asyncio.gather(transport.refuse(), app.engine.drain())
+            await transport.stop(0)
+
+
+async def log_of(client: callboard.AsyncClient, thread_id: str) -> list[Event]:
+    """The whole log of a thread's session."""
+    return [event async for event in client.threads.events(thread_id, scope="session")]
+
+
+async def sound_log(client: callboard.AsyncClient, thread_id: str) -> list[Event]:
+    """The whole log of a session in which all is over; it keeps every guarantee."""
+    log = await log_of(client, thread_id)
+    assert validators.check_log(log) == []
+    return log
+
+
+def kinds_of(log: Sequence[Event], run_id: str = "") -> list[str]:
+    """The kinds of the events of a run, or of all."""
+    return [e.WhichOneof("payload") or "" for e in log if not run_id or e.run_id == run_id]
