@@ -27,7 +27,7 @@ def _table(agents: Sequence[Agent]) -> RenderableType:
         return Text("This server has no agents.", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("name", "kind", "description", "model", "tools"):
-        table.add_column(name, no_wrap=name in ("name", "kind"))
+        table.add_column(name, no_wrap=name in ("name", "kind"), overflow="fold")
     for agent in agents:
         table.add_row(
             cell(agent.name, "bold"),

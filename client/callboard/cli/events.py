@@ -38,7 +38,7 @@ def events(
 ) -> None:
     """Show the log of a thread. A line has sequence, time, thread, actor, kind and gist."""
     if deltas and not follow:
-        raise typer.BadParameter("--deltas goes with --follow")
+        raise typer.BadParameter("goes with --follow only", param_hint="--deltas")
     scope: ScopeName = "session" if session else "thread"
     names = cast("list[KindName]", split_names(kinds))
     threads = cli.client.threads
@@ -60,7 +60,7 @@ def _show(out: Output, items: Iterable[Event | Delta]) -> None:
         if out.as_json:
             out.json(item)
         else:
-            out.print(_delta_line(item) if isinstance(item, Delta) else _event_line(item))
+            out.print_line(_delta_line(item) if isinstance(item, Delta) else _event_line(item))
 
 
 def _event_line(event: Event) -> Text:
@@ -85,8 +85,6 @@ def _line(sequence: str, time: str, thread: str, actor: str, kind: str, gist: st
         f"  {short(thread)}  {one_line(actor):{_ACTOR_WIDTH}}  ",
         (f"{kind:{_KIND_WIDTH}}", "cyan"),
         f"  {gist}",
-        no_wrap=True,
-        overflow="ellipsis",
     )
 
 

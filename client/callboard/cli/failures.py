@@ -119,8 +119,9 @@ def _exit_code(error: errors.CallboardError) -> ExitCode:
 
 
 def _hint(error: errors.CallboardError) -> str:
-    if suggestion := error.metadata.get("suggestion"):
-        return f"did you mean {suggestion}?"
+    suggestion = error.metadata.get("suggestion", "")
+    if suggestion:
+        return "" if suggestion in error.message else f"did you mean {suggestion}?"
     if isinstance(error, errors.Unavailable) and not error.reason:
         return "is it running? callboard serve"
     if isinstance(error, errors.DeadlineExceeded):

@@ -131,7 +131,11 @@ def watch(
 ) -> None:
     """Show how a job goes, or all jobs of a thread, until they are finished."""
     if (job_id is None) == (parent is None):
-        raise typer.BadParameter("give either the ID of a job or --parent")
+        raise CommandError(
+            "give either the ID of a job or --parent",
+            hint="callboard jobs watch --help",
+            exit_code=ExitCode.USAGE,
+        )
     jobs = _watch(cli, job_id=job_id, parent=parent)
     if job_id is not None:
         _finish(cli, jobs)
@@ -184,5 +188,5 @@ def _to_labels(labels: Sequence[str] | None) -> dict[str, str]:
     pairs = [label.partition("=") for label in labels or ()]
     for key, equals, _ in pairs:
         if not (key and equals):
-            raise typer.BadParameter(f"{key!r} is no label; write KEY=VALUE")
+            raise typer.BadParameter(f"{key!r} is no label; write KEY=VALUE", param_hint="--label")
     return {key: value for key, _, value in pairs}

@@ -44,6 +44,10 @@ class Output:
         """Prints text for people."""
         self.console.print(*parts)
 
+    def print_line(self, line: Text) -> None:
+        """Prints a single line, which the edge of the screen cuts off."""
+        self.console.print(line, no_wrap=True, overflow="ellipsis")
+
     def write(self, text: str, style: str = "") -> None:
         """Prints text just as it is, but for control characters, and breaks no lines."""
         self.console.print(Text(printable(text), style=style), soft_wrap=True, end="")

@@ -243,7 +243,10 @@ class Reader(Protocol):
 
 
 class Transaction(Reader, Protocol):
-    """A reader that also writes. Reads see what the transaction has written."""
+    """A reader that also writes. Reads see what the transaction has written.
+
+    A row that was added may be changed until the next read; from then on a change must be saved.
+    """
 
     @property
     def now(self) -> int:
