@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from callboard_server.config import ServerConfig
 from callboard_server.engine.engine import Caller, Engine
 from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
+from callboard_server.ids import new_id
 from callboard_server.rpc import Router, Servicer
 from callboard_server.services.assistants import AssistantServicer
 from callboard_server.services.jobs import JobServicer
@@ -68,7 +68,7 @@ async def open_app(
     Raises:
         StoreError: the store cannot be used; the message says why.
     """
-    worker_id = str(uuid.uuid4())
+    worker_id = new_id()
     settings = config.server
     engine = Engine(
         store or _sqlite(config, worker_id),

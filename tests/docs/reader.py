@@ -112,7 +112,7 @@ class Reader:
         if shutil.which(words[0], path=self._environment["PATH"]) is None:
             self.missing.add(words[0])
             return
-        if line.startswith("callboard serve"):
+        if words[:2] == ["callboard", "serve"]:
             self._serve(line, command, place)
             return
         done = subprocess.run(

@@ -11,8 +11,10 @@ from tests.support.serving import local
 
 
 @pytest.fixture
-def gates() -> Gates:
-    return Gates()
+async def gates() -> AsyncIterator[Gates]:
+    gates = Gates()
+    yield gates
+    gates.close()
 
 
 @pytest.fixture

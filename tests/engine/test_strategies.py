@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -179,11 +178,12 @@ async def test_a_fenced_agent_shows_nothing_on_streams(client: AsyncClient, gate
     early.delta(0, "seen")
     await client.runs.cancel(first.run_id)
     await finished(client, first)
-    second = await client.runs.create("worker", "second", thread_id=first.thread_id)
+    await client.runs.create("worker", "second", thread_id=first.thread_id)
     await gates.entered("second")
-    early.delta(0, "late")
-    with contextlib.suppress(Fenced):
-        context.write_message(1).delta(0, "late")
+    with pytest.raises(Fenced):
+        early.delta(0, "late")
+    with pytest.raises(Fenced):
+        context.write_message(1)
     gates.open("second", "first")
     stream = client.threads.stream(first.thread_id, deltas=True, until="done")
     texts = [item.text async for item in stream if isinstance(item, Delta)]
@@ -238,24 +238,34 @@ async def test_a_cancelled_delayed_run_never_starts(client: AsyncClient, gates: 
     await sound_log(client, delayed.thread_id)
 
 
-async def test_a_busy_thread_does_not_hold_back_another_with_one_slot(
+async def test_a_busy_thread_does_not_hold_back_another(tmp_path: Path, gates: Gates) -> None:
+    async with local(gates.agents, tmp_path / "jobs.db", slots=2) as client:
+        busy = await client.runs.create("worker", "busy")
+        await gates.entered("busy")
+        for number in range(20):
+            await client.runs.create("worker", f"behind {number}", thread_id=busy.thread_id)
+        other = await client.runs.create("worker", "other")
+        await gates.entered("other")
+        gates.open("other")
+        assert (await finished(client, other)).state == SUCCEEDED
+
+
+async def test_with_one_slot_ready_runs_start_in_the_order_of_their_admission(
     tmp_path: Path, gates: Gates
 ) -> None:
     async with local(gates.agents, tmp_path / "jobs.db", slots=1) as client:
-        busy = await client.runs.create("worker", "busy 0")
-        await gates.entered("busy 0")
-        for number in range(1, 6):
-            await client.runs.create("worker", f"busy {number}", thread_id=busy.thread_id)
-        other = await client.runs.create("worker", "other")
-        assert other.waiting_for.position == 0
-        gates.open("busy 0")
-        # Both of these are ready now; the one that was let in first comes first.
-        await gates.entered("busy 1")
-        gates.open("busy 1")
-        await gates.entered("other")
-        assert gates.order == ["busy 0", "busy 1", "other"]
-        gates.open("other", *(f"busy {number}" for number in range(2, 6)))
-        await finished(client, other)
+        busy = await client.runs.create("worker", "0")
+        await gates.entered("0")
+        await client.runs.create("quick", "1", thread_id=busy.thread_id)
+        other = await client.runs.create("quick", "2")
+        assert (await client.runs.get(other.run_id)).waiting_for.position == 0
+        last = await client.runs.create("quick", "3", thread_id=busy.thread_id)
+        third = await client.runs.create("quick", "4")
+        assert third.waiting_for.position == 1
+        gates.open("0")
+        for run in (last, other, third):
+            await finished(client, run)
+        assert gates.order == ["0", "1", "2", "3", "4"]
 
 
 async def test_no_more_runs_are_at_work_than_there_are_slots(tmp_path: Path, gates: Gates) -> None:

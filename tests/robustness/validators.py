@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import RunState
@@ -37,7 +38,7 @@ def without_holes(log: Sequence[Event]) -> Iterator[str]:
 
 def ordered(seen: Sequence[Event]) -> Iterator[str]:
     """A reader sees events in order."""
-    for before, event in zip(seen, seen[1:], strict=False):
+    for before, event in pairwise(seen):
         if event.sequence < before.sequence:
             yield f"event {event.sequence} came after {before.sequence}"
 
@@ -143,7 +144,7 @@ def terminal_last(log: Sequence[Event], *, unfinished: Iterable[str] = ()) -> It
 
 
 def fenced(log: Sequence[Event]) -> Iterator[str]:
-    """Each claim has a greater epoch, only the last one writes, and a thread has one run at work."""
+    """Claims have growing epochs, only the last writes, and a thread has one run at work."""
     epochs: dict[str, int] = defaultdict(int)
     at_work: dict[str, str] = {}
     for event in log:

@@ -27,6 +27,7 @@ class Gates:
         """The texts in the order of the runs' starts."""
         self.cancelled: list[str] = []
         """The texts of runs whose code was cancelled."""
+        self._closed = False
 
     async def worker(self, ctx: Context) -> str:
         """Waits for its gate."""
@@ -41,7 +42,7 @@ class Gates:
     async def stubborn(self, ctx: Context) -> str:
         """Waits for its gate, whoever asks it to stop."""
         text = await self._enter(ctx)
-        while not self._opened[text].is_set():
+        while not (self._opened[text].is_set() or self._closed):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._opened[text].wait()
         return f"done: {text}"
@@ -70,6 +71,11 @@ class Gates:
         """Lets runs go on."""
         for text in texts:
             self._opened[text].set()
+
+    def close(self) -> None:
+        """Lets go of all that is still at its gate."""
+        self._closed = True
+        self.open(*self._opened)
 
     @property
     def agents(self) -> Sequence[object]:

@@ -26,8 +26,11 @@ from tests.robustness import validators
 
 
 def settings(db: Path, **server: Any) -> dict[str, Any]:
-    """A configuration that does not wait for the disk."""
-    return {"server": {"db": str(db), "port": 0, **server}, "store": {"synchronous": "NORMAL"}}
+    """A configuration that waits neither for the disk nor for agents."""
+    return {
+        "server": {"db": str(db), "port": 0, "grace": 0.2, **server},
+        "store": {"synchronous": "NORMAL"},
+    }
 
 
 @asynccontextmanager

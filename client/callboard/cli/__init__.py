@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from callboard.cli.app import run
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "typer"):
+        if error.name is None or error.name.startswith("callboard"):
             raise
         print(
             f"error: the command line needs {error.name}, which is not installed\n"

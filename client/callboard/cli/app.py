@@ -53,6 +53,8 @@ def run(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         return app(args=arguments, prog_name="callboard", standalone_mode=False) or ExitCode.OK
+    except typer.Abort:
+        return ExitCode.FAILED
     except Exception as error:
         failure = explain(error)
         if failure is None:

@@ -31,7 +31,7 @@ def parse_duration(text: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """A length of time in at most six characters."""
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{max(0.0, seconds):.1f}s"
     whole = round(seconds)
     if whole < 60:

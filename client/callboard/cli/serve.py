@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,11 +60,32 @@ def _serve(out: Output, path: Path, settings: Mapping[str, object]) -> None:
         from callboard_server.store.base import StoreError
     try:
         config = load_config(path, settings)
+        _check_address(config.server.host, config.server.port)
         asyncio.run(
             serve(config, path.parent, lambda host, port: _tell_ready(out, config, host, port))
         )
     except (ConfigError, StoreError, OSError) as error:
         raise CommandError(str(error)) from error
+
+
+def _check_address(host: str, port: int) -> None:
+    """Asks for an address before gRPC does, which would tell of a failure in its own words, too.
+
+    Raises:
+        CommandError: If it cannot be had.
+    """
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            # A server that just stopped does not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            hint="take another port, or any that is free: callboard serve --port 0",
+        ) from error
 
 
 def _tell_ready(out: Output, config: ServerConfig, host: str, port: int) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -30,6 +30,7 @@ from callboard.v1.message_pb2 import (
 )
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.threads import in_thread
+from callboard_server.ids import new_id
 from callboard_server.log.view import View
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Context:
         *,
         author: str,
         config: dict[str, object],
-        client: AsyncClient,
+        open_client: Callable[[], AsyncClient],
         workspace: Path,
     ) -> None:
         self._work = work
@@ -84,10 +85,7 @@ class Context:
         """The name of the assistant: signs its messages."""
         self.config = config
         """The configuration in effect: the run's laid over the assistant's."""
-        self.jobs = ContextJobs(client, work.run)
-        """Launches jobs below this thread, and looks after them."""
-        self.client = client
-        """The whole API of this server, in process."""
+        self._open_client = open_client
         self._workspace = workspace
 
     # What the run is
@@ -115,6 +113,16 @@ class Context:
         """A directory that the agents of this session share on this server."""
         self._workspace.mkdir(parents=True, exist_ok=True)
         return self._workspace
+
+    @cached_property
+    def client(self) -> AsyncClient:
+        """The whole API of this server, in process."""
+        return self._open_client()
+
+    @cached_property
+    def jobs(self) -> ContextJobs:
+        """Launches jobs below this thread, and looks after them."""
+        return ContextJobs(self.client, self.run)
 
     @property
     def stopping(self) -> bool:
@@ -342,7 +350,7 @@ class ContextJobs:
         self, job_id: str, instructions: str, *, delivery: Delivery = "interrupt"
     ) -> Job:
         place = _tool_call.get()
-        request_id = f"{self._run.run_id}:{place}" if place else str(uuid.uuid4())
+        request_id = f"{self._run.run_id}:{place}" if place else new_id()
         return await self._client.jobs.update(
             job_id, instructions, delivery=delivery, request_id=request_id
         )

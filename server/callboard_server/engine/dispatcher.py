@@ -427,7 +427,7 @@ class Dispatcher:
             execution,
             author=assistant.name,
             config={**to_dict(assistant.config), **to_dict(run.config)},
-            client=self._client_for(execution.claim),
+            open_client=partial(self._client_for, execution.claim),
             workspace=self._workspaces / run.session_id,
         )
         job = self._at_work.get(execution.claim.run_key)

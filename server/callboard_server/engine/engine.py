@@ -242,23 +242,21 @@ class Engine:
     ) -> Run:
         """Returns a run once it is done (or needs an action), or when the time is up."""
 
-        def look(reader: Reader) -> tuple[int, Run]:
-            row = find_run(reader, tenant, run_id)
-            return row.key, show_run(reader, row)
+        def look(reader: Reader) -> Run:
+            return show_run(reader, find_run(reader, tenant, run_id))
 
-        key, run = await self.store.read(look)
         stops = TERMINAL if until == Until.UNTIL_DONE else TERMINAL | {REQUIRES_ACTION}
-        try:
-            async with asyncio.timeout(timeout):
-                with self.hub.changes_of(key) as changed:
-                    while True:
-                        _, run = await self.store.read(look)
-                        if run.state in stops:
-                            return run
+        with self.hub.changes_of(run_id) as changed:
+            run = await self.store.read(look)
+            try:
+                async with asyncio.timeout(timeout):
+                    while run.state not in stops:
                         await changed.wait()
                         changed.clear()
-        except TimeoutError:
-            return run
+                        run = await self.store.read(look)
+            except TimeoutError:
+                return run
+        return run
 
 
 def find_thread(reader: Reader, tenant: str, thread_id: str) -> ThreadRow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +18,7 @@ from callboard_server.agents.errors import AgentError
 from callboard_server.engine.admission import merge_values
 from callboard_server.engine.lifecycle import Fenced, ThreadLine, held, record, stopped
 from callboard_server.engine.live import Hub, OpenMessage
+from callboard_server.ids import new_id
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.view import VIEW_KINDS, View, view_of
 from callboard_server.store.base import (
@@ -190,7 +190,7 @@ class Execution:
         """Begins a message that streams; returns its id."""
         if self._failure is not None:
             raise self._failure
-        message_id = str(uuid.uuid4())
+        message_id = new_id()
         header = Delta(
             message_id=message_id,
             run_id=self.run.run_id,
@@ -253,7 +253,7 @@ class Execution:
         event = Event(actor=self.actor)
         added = event.message_added.message
         added.CopyFrom(message)
-        added.message_id = added.message_id or str(uuid.uuid4())
+        added.message_id = added.message_id or new_id()
         added.author = added.author or self.assistant.name
         added.run_id = self.run.run_id
         _check_size(event)

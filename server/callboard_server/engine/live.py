@@ -91,7 +91,7 @@ class Hub:
     def __init__(self) -> None:
         self._feeds: dict[int, Feed] = {}
         self._open: dict[int, dict[str, OpenMessage]] = {}
-        self._watched: dict[int, set[asyncio.Event]] = {}
+        self._watched: dict[str, set[asyncio.Event]] = {}
         self.draining = False
         self.streams = 0
 
@@ -103,8 +103,8 @@ class Hub:
         for record in records:
             if record.session in self._open:
                 self._close_messages(record)
-            if record.run in self._watched and record.kind in _RUN_ENDS:
-                for watcher in self._watched[record.run]:
+            if self._watched and record.kind in _RUN_ENDS:
+                for watcher in self._watched.get(record.event.run_id, ()):
                     watcher.set()
             feed = self._feeds.get(record.session)
             if feed is not None:
@@ -153,17 +153,17 @@ class Hub:
     # Readers
 
     @contextmanager
-    def changes_of(self, run: int) -> Iterator[asyncio.Event]:
+    def changes_of(self, run_id: str) -> Iterator[asyncio.Event]:
         """Gives an event that is set whenever a run stops running."""
         changed = asyncio.Event()
-        watchers = self._watched.setdefault(run, set())
+        watchers = self._watched.setdefault(run_id, set())
         watchers.add(changed)
         try:
             yield changed
         finally:
             watchers.discard(changed)
             if not watchers:
-                self._watched.pop(run, None)
+                self._watched.pop(run_id, None)
 
     def subscribe(self, session: int, reader: asyncio.Event) -> Feed:
         self.streams += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 
 from google.protobuf.empty_pb2 import Empty
 from jsonschema import Draft202012Validator
@@ -15,6 +14,7 @@ from callboard_server import errors
 from callboard_server.agents.registry import AgentSpec
 from callboard_server.engine.assistants import default_id
 from callboard_server.engine.engine import Engine, Once, once
+from callboard_server.ids import new_id
 from callboard_server.rpc import Call
 from callboard_server.services.paging import next_token, page_of, wider
 from callboard_server.services.validation import Check
@@ -54,7 +54,7 @@ class AssistantServicer:
         tenant = call.caller.tenant
 
         def operation(tx: Transaction) -> pb.Assistant:
-            assistant_id = request.assistant_id or str(uuid.uuid4())
+            assistant_id = request.assistant_id or new_id()
             if self._engine.assistants.is_default(assistant_id) or tx.assistant(
                 tenant, assistant_id
             ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Sequence
 
 from callboard.v1 import job_pb2 as pb
@@ -17,6 +16,7 @@ from callboard_server.engine.engine import Admitted, Engine, Once, find_thread
 from callboard_server.engine.jobs import NewJob
 from callboard_server.engine.lifecycle import TERMINAL
 from callboard_server.engine.present import show_job
+from callboard_server.ids import new_id
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.rpc import Call
 from callboard_server.services import watch
@@ -56,14 +56,14 @@ class JobServicer:
         timeout = request.timeout if request.HasField("timeout") else None
         return NewJob(
             thread=NewThread(
-                str(uuid.uuid4()),
+                new_id(),
                 ttl=request.ttl if request.HasField("ttl") else None,
                 agent=assistant.agent,
                 assistant_id=assistant.assistant_id,
                 model=agent.model if agent else "",
             ),
             run=NewRun(
-                run_id=str(uuid.uuid4()),
+                run_id=new_id(),
                 assistant_id=assistant.assistant_id,
                 assistant_version=assistant.version,
                 agent=assistant.agent,
@@ -125,7 +125,7 @@ class JobServicer:
             job = jobs.find(tx, caller.tenant, request.job_id)
             before = job.run.data
             new = NewRun(
-                run_id=str(uuid.uuid4()),
+                run_id=new_id(),
                 assistant_id=before.assistant_id,
                 assistant_version=before.assistant_version,
                 agent=before.agent,
@@ -268,7 +268,7 @@ def _check_launch(request: pb.LaunchJobRequest) -> None:
 
 def _user_message(text: str) -> Message:
     return Message(
-        message_id=str(uuid.uuid4()),
+        message_id=new_id(),
         role=Role.ROLE_USER,
         content=[ContentBlock(text=Text(text=text))],
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 
 from callboard.v1.message_pb2 import Message
+from callboard_server.ids import new_id
 
 
 def completed(messages: Iterable[Message]) -> list[Message]:
@@ -15,7 +15,7 @@ def completed(messages: Iterable[Message]) -> list[Message]:
 
 def _complete(given: Message) -> Message:
     return Message(
-        message_id=given.message_id or str(uuid.uuid4()),
+        message_id=given.message_id or new_id(),
         role=given.role,
         author=given.author,
         content=given.content,

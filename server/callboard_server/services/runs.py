@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator
 
 from callboard.v1 import run_pb2 as pb
@@ -13,6 +12,7 @@ from callboard_server.engine import admission
 from callboard_server.engine.admission import NewRun, NewThread
 from callboard_server.engine.engine import Admitted, Engine, Once, find_run, find_thread
 from callboard_server.engine.present import show_run
+from callboard_server.ids import new_id
 from callboard_server.rpc import Call
 from callboard_server.services import streams
 from callboard_server.services.messages import completed
@@ -70,7 +70,7 @@ class RunServicer:
     ) -> ThreadRow:
         agent = self._engine.registry.get(assistant.agent)
         new = NewThread(
-            str(uuid.uuid4()),
+            new_id(),
             metadata=request.thread_metadata if request.HasField("thread_metadata") else None,
             agent=assistant.agent,
             assistant_id=assistant.assistant_id,
@@ -204,7 +204,7 @@ def _check_supported(request: pb.CreateRunRequest) -> None:
 
 def _new_run(request: pb.CreateRunRequest, assistant: Assistant) -> NewRun:
     return NewRun(
-        run_id=str(uuid.uuid4()),
+        run_id=new_id(),
         assistant_id=assistant.assistant_id,
         assistant_version=assistant.version,
         agent=assistant.agent,

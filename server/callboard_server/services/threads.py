@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator
 
 from google.protobuf.empty_pb2 import Empty
@@ -21,6 +20,7 @@ from callboard_server.engine.admission import (
 )
 from callboard_server.engine.engine import Engine, Once, find_thread, once
 from callboard_server.engine.present import show_thread
+from callboard_server.ids import new_id
 from callboard_server.log.events import CONDENSED
 from callboard_server.log.fold import is_void, merge_patch
 from callboard_server.rpc import Call
@@ -57,7 +57,7 @@ class ThreadServicer:
 
         def operation(tx: Transaction) -> pb.Thread:
             new = NewThread(
-                request.thread_id or str(uuid.uuid4()),
+                request.thread_id or new_id(),
                 metadata=request.metadata if request.HasField("metadata") else None,
                 ttl=request.ttl if request.HasField("ttl") else None,
             )

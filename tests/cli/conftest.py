@@ -1,0 +1,104 @@
+"""A server with the agents of `callboard init`, and the command line to talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callboard.cli import main
+
+COMMAND = [sys.executable, "-m", "callboard.cli"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The lines of the output as JSON: all of them, or it fails."""
+        return [json.loads(line) for line in self.lines]
+
+
+Run = Callable[..., Result]
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Runs `callboard serve` on any free port, and stops it in good order."""
+    command = [*COMMAND, "--json", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+def read_ready(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a server says once it takes calls."""
+    assert process.stdout is not None
+    ready: dict[str, Any] = json.loads(process.stdout.readline())
+    return ready
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    subprocess.run([*COMMAND, "init", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(project: Path) -> Iterator[str]:
+    with serving(project) as process:
+        yield read_ready(process)["address"]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process."""
+
+    def run_command(*arguments: str) -> Result:
+        capfd.readouterr()
+        code = main(arguments)
+        return Result(code, *capfd.readouterr())
+
+    return run_command
+
+
+@pytest.fixture
+def cli(run: Run, address: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command that talks to the server."""
+    monkeypatch.setenv("CALLBOARD_SERVER", address)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "CALLBOARD_SERVER"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def environment(address: str, **more: str) -> dict[str, str]:
+    """The environment of a process that talks to the server."""
+    return {**os.environ, "CALLBOARD_SERVER": address, **more}

@@ -1,0 +1,81 @@
+"""A terminal for a command, as a person has it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from tests.cli.conftest import COMMAND
+
+
+class Terminal:
+    """Runs a command on a terminal of a certain width."""
+
+    def __init__(self, *arguments: str, env: Mapping[str, str], columns: int = 80) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self._process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env={**env, "TERM": "xterm-256color"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.output = ""
+        self._seen = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._master)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def interrupt(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+    def read_until(self, text: str) -> str:
+        """Reads until a text appears, and returns all up to it."""
+        start = self._seen
+        deadline = time.monotonic() + 10
+        while text not in self.output[start:]:
+            assert self._read(deadline - time.monotonic()), f"no {text!r}: {self.output!r}"
+        self._seen = self.output.index(text, start) + len(text)
+        return self.output[start : self._seen]
+
+    def finish(self) -> int:
+        """Reads to the end and returns the exit code."""
+        while self._read(10):
+            pass
+        return self._process.wait(10)
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self._master], [], [], max(seconds, 0))[0]:
+            return False
+        try:
+            data = os.read(self._master, 65_536)
+        except OSError:  # the end, on Linux
+            return False
+        self.output += data.decode(errors="replace").replace("\r\n", "\n")
+        return bool(data)
