@@ -7,7 +7,7 @@ holds. Errors carry the same details as those of a remote server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 import grpc
@@ -84,10 +84,11 @@ class UnaryCall:
 class StreamCall:
     """A stream in progress: iterate over it for its responses."""
 
-    def __init__(self, responses: AsyncIterator[bytes], deserialize: Deserializer) -> None:
+    def __init__(self, responses: AsyncGenerator[bytes, None], deserialize: Deserializer) -> None:
         self._responses = responses
         self._deserialize = deserialize
-        self._reading: asyncio.Task[bytes] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reading: asyncio.Future[bytes] | None = None
         self._cancelled = False
 
     def __aiter__(self) -> StreamCall:
@@ -96,8 +97,11 @@ class StreamCall:
     async def __anext__(self) -> Any:
         if self._cancelled:
             raise asyncio.CancelledError
+        self._loop = asyncio.get_running_loop()
+        # A task of its own: whoever cancels the call ends the read, and not the reader's task.
+        self._reading = asyncio.ensure_future(anext(self._responses))
         try:
-            return self._deserialize(await anext(self._responses))
+            return self._deserialize(await self._reading)
         except ServiceError as error:
             raise rpc_error(error) from error
 
@@ -106,8 +110,16 @@ class StreamCall:
         if self._cancelled:
             return False
         self._cancelled = True
-        asyncio.get_running_loop().create_task(self._responses.aclose())  # type: ignore[attr-defined]
+        # A stream that was dropped is cancelled wherever the garbage collector happens to run.
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end)
         return True
+
+    def _end(self) -> None:
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+        elif self._loop is not None:
+            self._loop.create_task(self._responses.aclose())
 
 
 def rpc_error(error: ServiceError) -> AioRpcError:

@@ -7,7 +7,7 @@ channel both hand it serialised requests, so both have the same errors and the s
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +37,8 @@ class Call:
     caller: Caller
     time_remaining: float | None = None
     """Seconds that the caller still waits; None where it set no deadline."""
+    request_id: str = ""
+    """The caller's name for the call (metadata "x-request-id"), for the log."""
 
 
 class Servicer(Protocol):
@@ -91,12 +93,12 @@ class Router:
         method, started = self.methods[path], time.perf_counter()
         try:
             response: Message = await method.implementation(self._decode(method, data), call)
-            log.debug("call", method=method.name, ms=_milliseconds(started))
+            log.debug("call", **_names(method, call), ms=_milliseconds(started))
             return response.SerializeToString()
         except Exception as error:
-            raise _service_error(error, method.name) from error
+            raise _service_error(error, _names(method, call)) from error
 
-    async def stream(self, path: str, data: bytes, call: Call) -> AsyncIterator[bytes]:
+    async def stream(self, path: str, data: bytes, call: Call) -> AsyncGenerator[bytes, None]:
         """Makes a call that streams its responses.
 
         Raises:
@@ -106,9 +108,9 @@ class Router:
         try:
             async for response in method.implementation(self._decode(method, data), call):
                 yield response
-            log.debug("stream", method=method.name, ms=_milliseconds(started))
+            log.debug("stream", **_names(method, call), ms=_milliseconds(started))
         except Exception as error:
-            raise _service_error(error, method.name) from error
+            raise _service_error(error, _names(method, call)) from error
 
     def _decode(self, method: Method, data: bytes) -> Message:
         if len(data) > self._max_bytes:
@@ -119,6 +121,14 @@ class Router:
             raise errors.undecodable(method.name) from None
 
 
+def _names(method: Method, call: Call) -> dict[str, str]:
+    """What the log says of a call."""
+    names = {"method": method.name}
+    if call.request_id:
+        names["request"] = call.request_id
+    return names
+
+
 def _path(service: ServiceDescriptor, method: MethodDescriptor) -> str:
     return f"/{service.full_name}/{method.name}"
 
@@ -127,21 +137,21 @@ def _milliseconds(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 2)
 
 
-def _service_error(error: Exception, method: str) -> ServiceError:
+def _service_error(error: Exception, names: dict[str, str]) -> ServiceError:
     """The table of errors: everything that is not one for the caller becomes one."""
     if isinstance(error, ServiceError):
-        log.debug("refused", method=method, reason=error.reason_name)
+        log.debug("refused", **names, reason=error.reason_name)
         return error
     if isinstance(error, StoreFull):
-        log.error("store is full", method=method, problem=str(error))
+        log.error("store is full", **names, problem=str(error))
         return errors.store_full()
     if isinstance(error, StoreError):
-        log.error("store is unavailable", method=method, problem=str(error))
+        log.error("store is unavailable", **names, problem=str(error))
         return errors.store_unavailable()
     failure = describe_failure(error)
     log.error(
         "call failed",
-        method=method,
+        **names,
         error_id=failure.error_id,
         kind=failure.kind,
         trace=failure.trace,

@@ -13,11 +13,13 @@ from callboard_server import logs
 from callboard_server.agents.registry import load
 from callboard_server.app import open_app
 from callboard_server.config import ServerConfig
-from callboard_server.transport import GrpcServer
+from callboard_server.store.base import Store
+from callboard_server.transport import NOT_SERVING, SERVING, GrpcServer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HEALTH_INTERVAL = 1.0
 
 
 async def serve(
@@ -46,9 +48,25 @@ async def serve(
         log.info("serving", host=settings.host, port=port, db=settings.db)
         if on_ready is not None:
             on_ready(settings.host, port)
+        health = asyncio.create_task(_follow_store(server, app.engine.store))
         await stopping.wait()
+        health.cancel()
         log.info("stopping", grace=settings.grace)
         # Streams and runs end first: what is still open then is cut.
         await asyncio.gather(server.refuse(), app.engine.drain())
         await server.stop(settings.grace)
     log.info("stopped")
+
+
+async def _follow_store(server: GrpcServer, store: Store) -> None:
+    """Lets the server's health say whether its store takes writes."""
+    healthy = True
+    while True:
+        await asyncio.sleep(_HEALTH_INTERVAL)
+        if healthy != (store.fault is None):
+            healthy = not healthy
+            await server.set_health(SERVING if healthy else NOT_SERVING)
+            log.warning(
+                "store takes writes again" if healthy else "store takes no writes",
+                problem=str(store.fault or ""),
+            )

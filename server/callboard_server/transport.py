@@ -21,6 +21,8 @@ from callboard_server.rpc import Call, Router, status_of
 HEADROOM = 1 << 20
 """How much more the transport takes than the server's limit, which has the better error."""
 
+_REQUEST_ID = 128
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -154,10 +156,16 @@ def _options(max_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
+def _call(caller: Caller, context: ServicerContext[bytes, bytes]) -> Call:
+    named = dict(context.invocation_metadata() or ()).get("x-request-id", "")
+    request_id = named if isinstance(named, str) else ""
+    return Call(caller, context.time_remaining(), request_id[:_REQUEST_ID])
+
+
 def _unary(router: Router, path: str, caller: Caller) -> Unary:
     async def handle(request: bytes, context: ServicerContext[bytes, bytes]) -> bytes:
         try:
-            return await router.unary(path, request, Call(caller, context.time_remaining()))
+            return await router.unary(path, request, _call(caller, context))
         except ServiceError as error:
             await context.abort_with_status(rpc_status.to_status(status_of(error)))
             raise
@@ -170,7 +178,7 @@ def _streaming(router: Router, path: str, caller: Caller) -> Stream:
         request: bytes, context: ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
         try:
-            async for response in router.stream(path, request, Call(caller)):
+            async for response in router.stream(path, request, _call(caller, context)):
                 yield response
         except ServiceError as error:
             await context.abort_with_status(rpc_status.to_status(status_of(error)))

@@ -84,8 +84,6 @@ def test_typed_messages_and_an_interrupted_answer(address: str) -> None:
         terminal.type("1\n")
         terminal.read_until("Counted down from 1.")
         terminal.read_until("> ")
-        terminal.interrupt()
-        terminal.read_until("> ")
         terminal.type("\x04")
         assert terminal.finish() == 0
     assert "Traceback" not in terminal.output

@@ -15,7 +15,9 @@ from tests.cli.conftest import COMMAND, Run, environment
 @pytest.fixture
 def job_id(cli: Run) -> str:
     """A job that is finished."""
-    return str(cli("jobs", "launch", "countdown", "1", "--wait", "--json").objects[0]["job_id"])
+    return str(
+        cli("jobs", "launch", "count_words", "to be", "--wait", "--json").objects[0]["job_id"]
+    )
 
 
 def test_agents(cli: Run) -> None:
@@ -52,9 +54,9 @@ def test_threads_get(cli: Run, job_id: str) -> None:
 def test_threads_messages(cli: Run, job_id: str) -> None:
     lines = cli("threads", "messages", job_id).lines
     assert lines[0].startswith("user  ")
-    assert lines[1:3] == ["1", ""]
-    assert lines[3].startswith("countdown  ")
-    assert lines[4] == "Counted down from 1."
+    assert lines[1:3] == ["to be", ""]
+    assert lines[3].startswith("count_words  ")
+    assert lines[4] == "2 words, 2 of them different."
     roles = [message["role"] for message in cli("threads", "messages", job_id, "--json").objects]
     assert roles == ["ROLE_USER", "ROLE_ASSISTANT"]
 
@@ -76,7 +78,7 @@ def test_events_are_a_line_each(cli: Run, job_id: str) -> None:
     assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
     finished = next(line for line in lines if "run_finished" in line)
     assert job_id[:8] in finished
-    assert finished.endswith("succeeded: Counted down from 1.")
+    assert finished.endswith("succeeded: 2 words, 2 of them different.")
 
 
 def test_events_filter(cli: Run, job_id: str) -> None:

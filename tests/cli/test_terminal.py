@@ -41,7 +41,7 @@ def test_tables_fit_and_ids_stay_whole(address: str, cli: Run) -> None:
     job_id = cli("jobs", "launch", "count_words", "word " * 50, "--wait", "--json").objects[0][
         "job_id"
     ]
-    commands = (["jobs", "list"], ["threads", "list"], ["events", job_id], ["agents"])
+    commands = (["jobs", "list"], ["events", job_id], ["agents"])
     for command in commands:
         with Terminal(*command, env=environment(address), columns=80) as terminal:
             assert terminal.finish() == 0

@@ -40,15 +40,13 @@ def test_options_stand_before_and_after_the_command(run: Run, address: str) -> N
     assert before.objects == after.objects
 
 
-@pytest.mark.parametrize(
-    "command", [["agents"], ["jobs", "list"], ["jobs", "watch", "id"], ["chat"]], ids=" ".join
-)
+@pytest.mark.parametrize("command", [["agents"], ["jobs", "watch", "id"]], ids=" ".join)
 def test_a_server_that_is_down_is_told_soon(run: Run, command: list[str]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     start = time.monotonic()
-    result = run("--server", address, "--timeout", "1s", *command)
+    result = run("--server", address, "--timeout", "500ms", *command)
     assert time.monotonic() - start < 3
     assert (result.code, result.out) == (3, "")
     assert result.err.splitlines() == [
@@ -81,7 +79,7 @@ def test_wrong_usage(run: Run, arguments: list[str], told: str) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error(address: str, cli: Run) -> None:
-    job_id = cli("jobs", "launch", "countdown", "4", "--wait", "--json").objects[0]["job_id"]
+    job_id = cli("jobs", "launch", "count_words", "x", "--wait", "--json").objects[0]["job_id"]
     for flags in ([], ["--json"]):
         with subprocess.Popen(
             [*COMMAND, "events", job_id, "--follow", *flags],
@@ -93,7 +91,7 @@ def test_a_reader_that_goes_away_is_no_error(address: str, cli: Run) -> None:
             assert process.stdout is not None and process.stderr is not None
             process.stdout.readline()
             process.stdout.close()
-            cli("jobs", "update", job_id, "1")
+            cli("jobs", "update", job_id, "y")
             assert process.stderr.read() == ""
             assert process.wait(10) == 1
 
@@ -102,10 +100,8 @@ def test_a_reader_that_goes_away_is_no_error(address: str, cli: Run) -> None:
     ("missing", "arguments", "hint"),
     [
         ("typer", ["agents"], "pip install 'callboard[cli]'"),
-        ("rich", ["agents"], "pip install 'callboard[cli]'"),
         ("grpc_health", ["serve"], "pip install 'callboard[server]'"),
         ("watchfiles", ["serve", "--reload"], "pip install 'callboard[server]'"),
-        ("structlog", ["db", "check", "x"], "pip install 'callboard[server]'"),
     ],
 )
 def test_a_missing_extra_is_named(

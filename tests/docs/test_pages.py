@@ -44,7 +44,7 @@ def codes(cell: str) -> list[str]:
 
 class TestReadme:
     def test_is_not_long(self) -> None:
-        assert README.read_text("utf-8").count("\n") <= 280
+        assert README.read_text("utf-8").count("\n") <= 270
 
     def test_is_shown_with_the_package(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -37,6 +37,7 @@ class Conversation:
         self._agent = agent
         self._thread_id = thread_id
         self._stream: EventStream | None = None
+        self._follower: threading.Thread | None = None
         self._changed = threading.Condition()
         self._ends: dict[str, RunState.ValueType] = {}
         self._failure: CallboardError | None = None
@@ -65,14 +66,16 @@ class Conversation:
 
     def close(self) -> None:
         """Ends listening."""
-        if self._stream is not None:
+        if self._stream is not None and self._follower is not None:
             self._stream.close()
+            self._follower.join()
 
     def _listen(self, thread_id: str, after_sequence: int) -> None:
         self._stream = self._client.threads.stream(
             thread_id, after_sequence=after_sequence, deltas=True
         )
-        threading.Thread(target=self._follow, args=(self._stream,), daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, args=(self._stream,), daemon=True)
+        self._follower.start()
 
     def _follow(self, stream: EventStream) -> None:
         try:

@@ -242,7 +242,8 @@ class Context:
         step.name, step.occurrence = name, occurrence
         step.result_json = json.dumps(result, ensure_ascii=False)
         await self._work.commit(event)
-        return result
+        returned: T = json.loads(step.result_json)
+        return returned
 
     async def tool_started(self, call: ToolCall, idempotent: bool) -> None:
         """Records, before a tool runs, that it will."""

@@ -17,6 +17,7 @@ from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server import errors
 from callboard_server.engine.lifecycle import CANCELLED, SUPERSEDED, ThreadLine, touch
+from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.fold import created_run, merge_patch
 from callboard_server.store.base import RunRow, SessionRow, ThreadRow, Transaction
 
@@ -114,6 +115,9 @@ def merge_values(
     event = Event(actor=actor)
     event.values_merged.patch.CopyFrom(patch)
     merge_patch(thread.values, patch)
+    size = thread.values.ByteSize()
+    if size > EVENT_BYTES:
+        raise errors.request_too_large(size, EVENT_BYTES, "what the thread's values come to")
     tx.append(thread, event, run)
     touch(tx, thread, event)
 

@@ -53,6 +53,7 @@ _CREATED, _STARTED = KINDS["run_created"], KINDS["run_started"]
 _QUEUED, _FINISHED = KINDS["run_queued"], KINDS["run_finished"]
 _STOPPING, _IDLE = KINDS["run_cancel_requested"], KINDS["thread_idle"]
 _GRPC_UNKNOWN, _GRPC_FAILED_PRECONDITION = 2, 9
+_ERROR_TEXT = 10_000
 STORE_RETRY = 1.0
 """Seconds until the dispatcher tries again when the store does not answer."""
 
@@ -459,7 +460,8 @@ def _names(claim: Claim) -> dict[str, object]:
 def _failed(
     message: str, reason: ErrorReason.ValueType = ErrorReason.ERROR_REASON_AGENT_FAILED
 ) -> Outcome:
-    return Outcome(error=RunError(code=_GRPC_UNKNOWN, reason=reason, message=message))
+    text = message[:_ERROR_TEXT]
+    return Outcome(error=RunError(code=_GRPC_UNKNOWN, reason=reason, message=text))
 
 
 def _gone(agent: str) -> Outcome:

@@ -255,7 +255,8 @@ class Engine:
                         changed.clear()
                         run = await self.store.read(look)
             except TimeoutError:
-                return run
+                # It may have started meanwhile: that wakes nobody.
+                return await self.store.read(look)
         return run
 
 

@@ -21,6 +21,8 @@ from callboard_server.store.base import EventFilter, Reader, Store
 
 RECENT = 2048
 """How many of a session's last records stay in memory while it is read."""
+RECENT_BYTES = 8 << 20
+"""How many bytes of them."""
 FRAME_EVENTS = 256
 """How many events go into one frame at the most."""
 FRAME_BYTES = 1 << 20
@@ -31,6 +33,9 @@ IDLE = 15.0
 _MESSAGE_ADDED = KINDS["message_added"]
 _MESSAGE_DISCARDED = KINDS["message_discarded"]
 _RUN_ENDS = frozenset({KINDS["run_finished"], KINDS["run_queued"], KINDS["run_waiting"]})
+# A run whose thread is deleted while it is at work has no end.
+_RUN_CHANGES = _RUN_ENDS | {KINDS["run_cancel_requested"]}
+_THREAD_DELETED = KINDS["thread_deleted"]
 
 
 @dataclass(slots=True)
@@ -65,7 +70,8 @@ class Feed:
     """The recent past of one session, while someone reads it."""
 
     def __init__(self) -> None:
-        self.recent: deque[Record] = deque(maxlen=RECENT)
+        self.recent: deque[Record] = deque()
+        self._bytes = 0
         self.head = 0
         """Sequence of the last record that passed; 0 before the first."""
         self.readers: set[asyncio.Event] = set()
@@ -74,6 +80,17 @@ class Feed:
     def wake(self) -> None:
         for reader in self.readers:
             reader.set()
+
+    def add(self, record: Record) -> None:
+        if record.kind == _THREAD_DELETED:
+            # What a reader has not had yet of it is erased, and comes so from the store.
+            self.recent.clear()
+            self._bytes = 0
+        self.recent.append(record)
+        self._bytes += len(record.data)
+        while len(self.recent) > RECENT or (self._bytes > RECENT_BYTES and len(self.recent) > 1):
+            self._bytes -= len(self.recent.popleft().data)
+        self.head = record.sequence
 
     def after(self, cursor: int) -> list[Record] | None:
         """Returns the records after a cursor, or None where memory does not reach back so far."""
@@ -103,13 +120,12 @@ class Hub:
         for record in records:
             if record.session in self._open:
                 self._close_messages(record)
-            if self._watched and record.kind in _RUN_ENDS:
+            if self._watched and record.kind in _RUN_CHANGES:
                 for watcher in self._watched.get(record.event.run_id, ()):
                     watcher.set()
             feed = self._feeds.get(record.session)
             if feed is not None:
-                feed.recent.append(record)
-                feed.head = record.sequence
+                feed.add(record)
                 woken.add(record.session)
         for session in woken:
             self._feeds[session].wake()
@@ -154,7 +170,7 @@ class Hub:
 
     @contextmanager
     def changes_of(self, run_id: str) -> Iterator[asyncio.Event]:
-        """Gives an event that is set whenever a run stops running."""
+        """Gives an event that is set whenever a run stops running, or is asked to."""
         changed = asyncio.Event()
         watchers = self._watched.setdefault(run_id, set())
         watchers.add(changed)
@@ -192,6 +208,8 @@ class Batch:
     """Whether this was all there is for now."""
     may_be_done: bool
     """Whether a run may have stopped running within this stretch of the log."""
+    may_be_deleted: bool
+    """Whether the thread may have been deleted within it."""
 
 
 class SessionReader:
@@ -223,6 +241,11 @@ class SessionReader:
     def deleted(self) -> bool:
         return self._feed.deleted
 
+    @property
+    def cursor(self) -> int:
+        """Up to where everything that matches was taken."""
+        return self._cursor
+
     async def batches(self) -> AsyncIterator[Batch]:
         """Yields what there is, then whatever comes, and an empty batch when nothing does.
 
@@ -233,7 +256,8 @@ class SessionReader:
         while not (self._feed.deleted or self._hub.draining):
             batch = await (self._from_store() if behind else self._next())
             behind = behind and not batch.caught_up
-            if announce or batch.records or batch.deltas or batch.may_be_done:
+            ends = batch.may_be_done or batch.may_be_deleted
+            if announce or batch.records or batch.deltas or ends:
                 yield batch
             announce = False
             if batch.caught_up and not self._wake.is_set():
@@ -247,7 +271,8 @@ class SessionReader:
         matching = [record for record in records if self._wanted.matches(record)]
         through = records[-1].sequence if records else self._cursor
         stopped = any(record.kind in _RUN_ENDS for record in records)
-        return self._batch(matching, through, self._take_deltas, stopped)
+        deleted = any(record.kind == _THREAD_DELETED for record in records)
+        return self._batch(matching, through, self._take_deltas, stopped, deleted)
 
     async def _from_store(self) -> Batch:
         # Whatever is committed from here on wakes the reader.
@@ -256,17 +281,24 @@ class SessionReader:
             page, through = await self._store.read(self._page)
         except KeyError:
             self._feed.deleted = True
-            return Batch([], [], self._cursor, caught_up=True, may_be_done=True)
+            return Batch([], [], self._cursor, True, may_be_done=True, may_be_deleted=True)
         # What the filter left out is not known.
-        return self._batch(page, through, list, True)
+        return self._batch(page, through, list, True, True)
 
     def _page(self, reader: Reader) -> tuple[list[Record], int]:
         """Reads a frame's worth, and up to which sequence that is all that matches."""
         head = reader.session(self._session).head
-        found = reader.events(
+        found: list[Record] = []
+        size = 0
+        for record in reader.events(
             self._session, self._wanted, after=self._cursor, through=head, limit=FRAME_EVENTS + 1
-        )
-        return list(found), max(head, self._cursor)
+        ):
+            found.append(record)
+            size += len(record.data)
+            # One more than fits tells that there is more.
+            if size > FRAME_BYTES and len(found) > 1:
+                break
+        return found, max(head, self._cursor)
 
     def _batch(
         self,
@@ -274,13 +306,14 @@ class SessionReader:
         through: int,
         deltas: Callable[[], list[Delta]],
         may_be_done: bool,
+        may_be_deleted: bool,
     ) -> Batch:
         fitting = _fitting(matching)
         if len(fitting) < len(matching):
             self._cursor = fitting[-1].sequence
-            return Batch(fitting, [], self._cursor, False, may_be_done)
+            return Batch(fitting, [], self._cursor, False, may_be_done, may_be_deleted)
         self._cursor = through
-        return Batch(fitting, deltas(), through, True, may_be_done)
+        return Batch(fitting, deltas(), through, True, may_be_done, may_be_deleted)
 
     def _take_deltas(self) -> list[Delta]:
         if not self._deltas:
@@ -292,8 +325,9 @@ class SessionReader:
                 self._wanted.thread in (None, message.thread)
             ):
                 deltas += message.pieces(self._sent)
-        if not messages:
-            self._sent.clear()
+        if self._sent:
+            writing = {message.message_id for message in messages}
+            self._sent = {key: end for key, end in self._sent.items() if key[0] in writing}
         return deltas
 
     async def _idle(self) -> bool:

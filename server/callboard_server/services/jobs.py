@@ -197,7 +197,8 @@ class JobServicer:
                     await self._wait_for_change(found, call)
                     found = await self._engine.store.read(look)
         except TimeoutError:
-            return pb.WaitJobsResponse(jobs=found, timed_out=True)
+            found = await self._engine.store.read(look)
+            return pb.WaitJobsResponse(jobs=found, timed_out=not _is_over(found, first))
         return pb.WaitJobsResponse(jobs=found)
 
     async def _wait_for_change(self, found: Sequence[pb.Job], call: Call) -> None:

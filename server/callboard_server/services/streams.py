@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from callboard.v1.lifecycle_pb2 import Until
 from callboard.v1.run_pb2 import EventFrame, Run, StreamEnd
@@ -13,11 +14,9 @@ from callboard_server.engine.engine import Engine, find_run, find_thread
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Batch, SessionReader, frame
 from callboard_server.engine.present import show_run
-from callboard_server.log.events import KINDS
 from callboard_server.rpc import Call
 from callboard_server.store.base import EventFilter, Reader, SessionRow, ThreadRow
 
-_THREAD_DELETED = KINDS["thread_deleted"]
 _DONE = StreamEnd(reason=StreamEnd.REASON_DONE)
 _ACTION = StreamEnd(reason=StreamEnd.REASON_ACTION_REQUIRED)
 _DELETED = StreamEnd(reason=StreamEnd.REASON_DELETED)
@@ -67,7 +66,8 @@ async def stream_run(engine: Engine, call: Call, wanted: RunStream) -> AsyncIter
     reader = SessionReader(
         engine.store, engine.hub, session, chosen, after=start, deltas=wanted.deltas
     )
-    async for piece in _stream(engine, session, reader, wanted.until, ended, run):
+    view = _View(session, chosen, wanted.until, ended)
+    async for piece in _stream(engine, view, reader, run):
         yield piece
 
 
@@ -108,7 +108,8 @@ async def stream_thread(
         after=request.after_sequence,
         deltas=request.deltas,
     )
-    async for piece in _stream(engine, session, reader, request.until or Until.UNTIL_NEVER, ended):
+    view = _View(session, chosen, request.until or Until.UNTIL_NEVER, ended)
+    async for piece in _stream(engine, view, reader):
         yield piece
 
 
@@ -118,44 +119,45 @@ def _end_of(done: bool, asks: bool, until: Until.ValueType) -> StreamEnd | None:
     return _ACTION if asks and until == Until.UNTIL_DONE_OR_ACTION else None
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a stream shows, and until when."""
+
+    session: int
+    chosen: EventFilter
+    until: Until.ValueType
+    ended: EndCheck
+
+    def end_behind(self, batch: Batch, reader: Reader) -> tuple[StreamEnd | None, bool]:
+        """Returns whether the stream ends with a batch, and whether to ask again at the next."""
+        end = self.ended(reader)
+        if end is None or end == _DELETED:
+            return end, False
+        if self.until == Until.UNTIL_NEVER:
+            return None, False
+        # The end is shown only behind the events that led to it.
+        later = reader.events(self.session, self.chosen, after=batch.through, limit=1)
+        return (end, False) if next(later, None) is None else (None, True)
+
+
 async def _stream(
-    engine: Engine,
-    session: int,
-    reader: SessionReader,
-    until: Until.ValueType,
-    ended: EndCheck,
-    run: Run | None = None,
+    engine: Engine, view: _View, reader: SessionReader, run: Run | None = None
 ) -> AsyncIterator[bytes]:
+    may_end = False
     async with reader:
-        batch = None
         async for batch in reader.batches():
-            end = await _end(engine, session, batch, until, ended)
+            may_end |= batch.may_be_deleted
+            may_end |= batch.may_be_done and view.until != Until.UNTIL_NEVER
+            end = None
+            if may_end and batch.caught_up:
+                end, may_end = await engine.store.read(partial(view.end_behind, batch))
             yield frame(batch, run, end)
             run = None
             if end is not None:
                 return
-        through = batch.through if batch else 0
+        through = reader.cursor
     if reader.deleted:
         yield EventFrame(through_sequence=through, end=_DELETED).SerializeToString()
         return
     yield EventFrame(through_sequence=through, end=_DRAINING).SerializeToString()
     raise errors.draining()
-
-
-async def _end(
-    engine: Engine, session: int, batch: Batch, until: Until.ValueType, ended: EndCheck
-) -> StreamEnd | None:
-    """Whether the stream ends with this batch."""
-    if any(record.kind == _THREAD_DELETED for record in batch.records):
-        return _DELETED
-    if until == Until.UNTIL_NEVER or not (batch.caught_up and batch.may_be_done):
-        return None
-
-    def check(reader: Reader) -> StreamEnd | None:
-        end = ended(reader)
-        # The end is shown only behind the events that led to it.
-        if end in (_DONE, _ACTION) and reader.session(session).head > batch.through:
-            return None
-        return end
-
-    return await engine.store.read(check)

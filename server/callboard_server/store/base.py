@@ -288,6 +288,8 @@ class Store(Protocol):
     """A store. Open it before use; every error of it is a `StoreError`."""
 
     name: str
+    fault: StoreError | None
+    """Why the last attempt to write failed; None while writes succeed."""
 
     async def open(self, listener: Listener) -> None: ...
     async def close(self) -> None: ...

@@ -33,6 +33,7 @@ from callboard_server.store.base import (
     Remembered,
     RunRow,
     SessionRow,
+    StoreError,
     StoreUnavailable,
     ThreadRow,
     Transaction,
@@ -122,6 +123,7 @@ class MemoryStore:
     """
 
     name = "memory"
+    fault: StoreError | None = None
 
     def __init__(
         self, *, worker_id: str = "memory", clock: Callable[[], int] = time.time_ns

@@ -78,11 +78,12 @@ def holds(connection: sqlite3.Connection, worker_id: str) -> bool:
     return row is not None and row[0] == worker_id
 
 
-def renew(connection: sqlite3.Connection, worker_id: str, now: float) -> None:
-    """Extends the lease. Changes nothing where the file is in other hands."""
-    connection.execute(
+def renew(connection: sqlite3.Connection, worker_id: str, now: float) -> bool:
+    """Extends the lease; returns False, and changes nothing, where the file is in other hands."""
+    renewed = connection.execute(
         "UPDATE owner SET lease_end = ? WHERE worker_id = ?", (now + LEASE, worker_id)
     )
+    return renewed.rowcount == 1
 
 
 def release(connection: sqlite3.Connection, worker_id: str) -> None:

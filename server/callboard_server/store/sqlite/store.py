@@ -89,6 +89,7 @@ class SqliteStore:
         self._local = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._closed = True
+        self.fault: StoreError | None = None
 
     # Opening and closing
 
@@ -197,6 +198,7 @@ class SqliteStore:
         records: list[Record] = []
         try:
             records = self._transact(group)
+            self.fault = None
         except BaseException as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -205,8 +207,10 @@ class SqliteStore:
                 for operation in group:
                     self._commit([operation])
                 return
+            fault = self._as_fault(error)
+            self.fault = fault if isinstance(fault, StoreError) else None
             for operation in group:
-                operation.error = self._fault(error)
+                operation.error = self._as_fault(error)
         self._call_loop(self._deliver, group, records)
 
     def _transact(self, group: Sequence[_Operation]) -> list[Record]:
@@ -215,7 +219,7 @@ class SqliteStore:
         unsent: list[Record] = []
         self._connection.execute("BEGIN IMMEDIATE")
         if not ownership.holds(self._connection, self._worker_id):
-            raise StoreUnavailable(f"{self._path} was taken over by another server")
+            raise self._taken_over()
         for operation in group:
             records += self._run(operation, unsent)
         send_events(self._connection, unsent)
@@ -236,7 +240,7 @@ class SqliteStore:
         transaction.finish()
         return transaction.records
 
-    def _fault(self, error: BaseException) -> BaseException:
+    def _as_fault(self, error: BaseException) -> BaseException:
         """What a caller is told of an error that took a whole commit down."""
         if isinstance(error, sqlite3.Error):
             return self._store_error(error)
@@ -262,11 +266,16 @@ class SqliteStore:
             return
 
     def _renew(self) -> None:
+        """Extends the lease, and sees whether the file can be written while nobody does."""
         try:
-            ownership.renew(self._connection, self._worker_id, self._seconds())
-        except sqlite3.Error:
+            ours = ownership.renew(self._connection, self._worker_id, self._seconds())
+            self.fault = None if ours else self._taken_over()
+        except sqlite3.Error as error:
             # The next renewal is in time as well: a lease is three of them long.
-            return
+            self.fault = self._store_error(error)
+
+    def _taken_over(self) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._path} was taken over by another server")
 
     def _release(self) -> None:
         try:
