@@ -283,7 +283,11 @@ class SessionReader:
             self._feed.deleted = True
             return Batch([], [], self._cursor, True, may_be_done=True, may_be_deleted=True)
         # What the filter left out is not known.
-        return self._batch(page, through, list, True, True)
+        batch = self._batch(page, through, list, True, True)
+        if batch.caught_up:
+            # Messages in the making come next, also where nobody writes on just now.
+            self._wake.set()
+        return batch
 
     def _page(self, reader: Reader) -> tuple[list[Record], int]:
         """Reads a frame's worth, and up to which sequence that is all that matches."""
