@@ -50,7 +50,7 @@ def measure(rounds: int, seconds: float, only: Sequence[str], folder: Path) -> R
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.2, help="for each sample")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each sample")
     parser.add_argument("--only", nargs="+", choices=list(BY_KEY), default=list(BY_KEY))
     parser.add_argument("--output", type=Path, default=BUILD / "bench.json")
     return parser

@@ -17,6 +17,9 @@ from benchmarks.agents import EVENTS
 from benchmarks.sides import CallboardSide, Side
 from benchmarks.workloads import BY_KEY, CALLERS
 
+SLACK = 65.0
+"""How many seconds more than it measures a generator may take in all, so that it ends in any case."""
+
 Measure = Callable[[Side, float], Awaitable[float]]
 """Measures a side for about so many seconds."""
 
@@ -128,7 +131,9 @@ def main() -> None:
     arguments = parser.parse_args()
     addresses = dict(side.split("=", 1) for side in arguments.sides)
     sides: dict[str, Side] = {name: CallboardSide(at) for name, at in addresses.items()}
-    asyncio.run(generate(sides, arguments.rounds, arguments.seconds, arguments.only))
+    samples = arguments.rounds * len(arguments.only) * len(sides)
+    work = generate(sides, arguments.rounds, arguments.seconds, arguments.only)
+    asyncio.run(asyncio.wait_for(work, samples * arguments.seconds + SLACK))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from callboard._sync.client import Client
 
 @asynccontextmanager
 async def local(
-    agents: Sequence[Any] = (),
+    agents: Sequence[Any] | Mapping[str, Any] = (),
     *,
     db: str | PathLike[str] | None = None,
     config: str | PathLike[str] | Mapping[str, Any] | None = None,
@@ -22,7 +22,7 @@ async def local(
     """Runs the server's engine in this process, and gives a client that talks to it directly.
 
     Args:
-        agents: The agents that it runs.
+        agents: The agents that it runs: functions, or anything that can be an agent by its name.
         db: The path of the database; in memory, and so gone at the end, when left out.
         config: The path of a `callboard.toml`, or its content.
 
@@ -43,7 +43,7 @@ async def local(
 
 @contextmanager
 def local_sync(
-    agents: Sequence[Any] = (),
+    agents: Sequence[Any] | Mapping[str, Any] = (),
     *,
     db: str | PathLike[str] | None = None,
     config: str | PathLike[str] | Mapping[str, Any] | None = None,
@@ -51,7 +51,7 @@ def local_sync(
     """As `local`, for a program without an event loop: the engine runs in a thread of its own.
 
     Args:
-        agents: The agents that it runs.
+        agents: The agents that it runs: functions, or anything that can be an agent by its name.
         db: The path of the database; in memory, and so gone at the end, when left out.
         config: The path of a `callboard.toml`, or its content.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -19,6 +19,7 @@ from callboard_server.channel import LocalChannel
 from callboard_server.config import ServerConfig, load_config
 from callboard_server.sync_channel import SyncLocalChannel
 
+Agents = Sequence[object] | Mapping[str, object]
 Config = str | PathLike[str] | Mapping[str, Any] | None
 
 
@@ -38,14 +39,14 @@ class SyncLocalServer:
 
 @asynccontextmanager
 async def open_local(
-    agents: Sequence[Callable[..., object]],
+    agents: Agents,
     db: str | PathLike[str] | None = None,
     config: Config = None,
 ) -> AsyncIterator[LocalServer]:
     """Opens a server in this process; see `callboard.local`."""
     settings, base = _settings(config)
     logs.configure_quietly()
-    registry = Registry([*load(settings, base), *Registry.from_functions(agents)])
+    registry = Registry([*load(settings, base), *Registry.from_objects(agents)])
     with _database(db) as path:
         server = settings.server.model_copy(update={"db": path})
         settings = settings.model_copy(update={"server": server})
@@ -73,7 +74,7 @@ def _database(db: str | PathLike[str] | None) -> Iterator[str]:
 
 @contextmanager
 def open_local_sync(
-    agents: Sequence[Callable[..., object]],
+    agents: Agents,
     db: str | PathLike[str] | None = None,
     config: Config = None,
 ) -> Iterator[SyncLocalServer]:

@@ -53,8 +53,4 @@ class SyncStreamCall:
 
     def cancel(self) -> bool:
         """Ends the stream; the server lets go of it."""
-
-        async def cancel() -> bool:
-            return self._call.cancel()
-
-        return asyncio.run_coroutine_threadsafe(cancel(), self._loop).result()
+        return self._call.cancel()

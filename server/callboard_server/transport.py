@@ -153,6 +153,9 @@ def _options(max_bytes: int) -> list[tuple[str, int]]:
         # Clients may ping as often as the SDK does.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
+        # gRPC cancels calls at random from 1,000 on that come faster than the loop takes them.
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 40_000),
     ]
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,17 +41,27 @@ Run = Callable[..., Result]
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs `callboard serve` on any free port, and stops it in good order."""
-    command = [*COMMAND, "--json", "serve", "--port", "0", *arguments]
+def running(
+    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs a command in a process of its own, which does not outlive the test."""
     with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*COMMAND, *arguments],
+        env=env,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             yield process
         finally:
+            # It may have children, and ends them then.
             process.terminate()
-            assert process.wait(20) == 0
+            try:
+                process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def read_ready(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def address(project: Path) -> Iterator[str]:
-    with serving(project) as process:
+    with running("--json", "serve", "--port", "0", cwd=project) as process:
         yield read_ready(process)["address"]
 
 

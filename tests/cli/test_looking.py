@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import uuid
 
 import pytest
 
-from tests.cli.conftest import COMMAND, Run, environment
+from tests.cli.conftest import Run, environment, running
 
 
 @pytest.fixture
@@ -93,10 +92,8 @@ def test_events_filter(cli: Run, job_id: str) -> None:
 
 def test_events_follow_until_interrupted(address: str, cli: Run) -> None:
     job_id = cli("jobs", "launch", "countdown", "1").out.strip()
-    command = [*COMMAND, "events", job_id, "--follow", "--deltas", "--json"]
-    with subprocess.Popen(
-        command, env=environment(address), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    flags = ("--follow", "--deltas", "--json")
+    with running("events", job_id, *flags, env=environment(address)) as process:
         assert process.stdout is not None and process.stderr is not None
         while "run_finished" not in json.loads(process.stdout.readline()):
             pass

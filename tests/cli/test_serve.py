@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, Run, read_ready
+from tests.cli.conftest import COMMAND, Run, read_ready, running
 
 
 @pytest.fixture
@@ -30,10 +30,7 @@ def fail_to_serve(folder: Path, *arguments: str) -> str:
 
 
 def test_says_when_it_is_ready_and_stops_in_good_order(folder: Path) -> None:
-    command = [*COMMAND, "serve", "--port", "0", "--db", "jobs.db"]
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with running("serve", "--port", "0", "--db", "jobs.db", cwd=folder) as process:
         assert process.stdout is not None
         ready = process.stdout.readline()
         assert ready.startswith("ready on 127.0.0.1:")
@@ -76,17 +73,12 @@ def test_a_port_in_use(folder: Path, address: str) -> None:
 def test_reload_survives_a_broken_edit(folder: Path) -> None:
     config = folder / "callboard.toml"
     whole = config.read_text()
-    command = [*COMMAND, "--json", "serve", "--port", "0", "--reload"]
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with running("--json", "serve", "--port", "0", "--reload", cwd=folder) as process:
         assert process.stderr is not None
         assert "count_words" in read_ready(process)["agents"]
         config.write_text("[agents.a]\n")
-        for line in process.stderr:
-            if line.startswith("error: "):
-                break
-        assert "needs either entrypoint or model" in line
+        error = next(line for line in process.stderr if line.startswith("error: "))
+        assert "needs either entrypoint or model" in error
         config.write_text(
             whole.replace("agents.count_words", "agents.words").split("# An agent")[0]
         )
@@ -101,10 +93,7 @@ def test_reload_survives_a_broken_edit(folder: Path) -> None:
 
 
 def test_reload_ends_with_ctrl_c(folder: Path) -> None:
-    command = [*COMMAND, "--json", "serve", "--port", "0", "--reload"]
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with running("--json", "serve", "--port", "0", "--reload", cwd=folder) as process:
         read_ready(process)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0

@@ -12,7 +12,7 @@ import pytest
 
 from callboard.cli.durations import format_duration, parse_duration
 from callboard.cli.output import one_line, printable
-from tests.cli.conftest import COMMAND, Run, environment
+from tests.cli.conftest import Run, environment, running
 
 
 @pytest.fixture
@@ -81,13 +81,8 @@ def test_wrong_usage(run: Run, arguments: list[str], told: str) -> None:
 def test_a_reader_that_goes_away_is_no_error(address: str, cli: Run) -> None:
     job_id = cli("jobs", "launch", "count_words", "x", "--wait", "--json").objects[0]["job_id"]
     for flags in ([], ["--json"]):
-        with subprocess.Popen(
-            [*COMMAND, "events", job_id, "--follow", *flags],
-            env=environment(address),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        command = ("events", job_id, "--follow", *flags)
+        with running(*command, env=environment(address)) as process:
             assert process.stdout is not None and process.stderr is not None
             process.stdout.readline()
             process.stdout.close()

@@ -184,10 +184,10 @@ async def test_waiting_has_an_end(
 
     server.script("WaitJobs", slow)
     with pytest.raises(WaitTimeout) as caught:
-        await either.call(lambda c: c.jobs.wait("j", timeout=0.03))
+        await either.call(lambda c: c.jobs.wait("j", timeout=0.3))
     assert [job.job_id for job in caught.value.latest if isinstance(job, job_pb2.Job)] == ["j"]
     slices = [call.request.timeout.ToTimedelta().total_seconds() for call in server.calls]
-    assert len(slices) >= 3
+    assert len(slices) > 1
     assert max(slices) <= 0.01
 
 

@@ -78,7 +78,11 @@ class RecordedWork:
 def make_context(work: RecordedWork | None = None, **config: object) -> Context:
     client = cast("AsyncClient", Mock(spec=AsyncClient))
     return Context(
-        work or RecordedWork(), author="agent", config=config, open_client=lambda: client, workspace=Path()
+        work or RecordedWork(),
+        author="agent",
+        config=config,
+        open_client=lambda: client,
+        workspace=Path(),
     )
 
 

@@ -53,7 +53,7 @@ class TestForms:
             """
             return ctx.author
 
-        spec = Registry.from_functions([agent]).get("agent")
+        spec = Registry.from_objects([agent]).get("agent")
         assert spec is not None
         assert (spec.kind, spec.description) == (Agent.KIND_FUNCTION, "Says who it is.")
         message = await spec.run(make_context())
@@ -65,7 +65,7 @@ class TestForms:
             assert isinstance(ctx, SyncContext)
             return threading.current_thread() is threading.main_thread()
 
-        (spec,) = Registry.from_functions([agent])
+        (spec,) = Registry.from_objects([agent])
         message = await spec.run(make_context())
         assert message is not None and text_of(message) == "false"
 
@@ -82,7 +82,7 @@ class TestForms:
             yield run
             told.append("closed")
 
-        (spec,) = Registry.from_functions([agent])
+        (spec,) = Registry.from_objects([agent])
         assert spec.description == "Repeats a word."
         message = await spec.run(make_context(word="hello"))
         assert message is not None and text_of(message) == "hello"
@@ -93,7 +93,7 @@ class TestForms:
         async def agent(config: dict[str, object]) -> AsyncIterator[object]:
             yield 3
 
-        (spec,) = Registry.from_functions([agent])
+        (spec,) = Registry.from_objects([agent])
         with pytest.raises(AgentError, match="What the agent's factory yields is int"):
             await spec.run(make_context())
 
@@ -138,7 +138,7 @@ class TestResults:
         async def agent(ctx: Context) -> object:
             return result
 
-        (spec,) = Registry.from_functions([agent])
+        (spec,) = Registry.from_objects([agent])
         message = await spec.run(make_context())
         assert message is not None and json.loads(text_of(message)) == result
 
@@ -149,14 +149,14 @@ class TestResults:
             async def agent(ctx: Context, result: Message | None = result) -> object:
                 return result
 
-            (spec,) = Registry.from_functions([agent])
+            (spec,) = Registry.from_objects([agent])
             assert await spec.run(make_context()) is result
 
     async def test_what_is_no_json(self) -> None:
         async def agent(ctx: Context) -> object:
             return threading.Lock()
 
-        (spec,) = Registry.from_functions([agent])
+        (spec,) = Registry.from_objects([agent])
         with pytest.raises(AgentError, match=r"result \(lock\) cannot be shown as JSON"):
             await spec.run(make_context())
 
@@ -228,4 +228,4 @@ class TestBroken:
         async def agent(ctx: Context) -> None: ...
 
         with pytest.raises(ConfigError, match="two agents of the name agent"):
-            Registry.from_functions([agent, agent])
+            Registry.from_objects([agent, agent])

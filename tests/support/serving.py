@@ -12,12 +12,14 @@ from typing import Any
 import grpc
 
 import callboard
-from callboard.v1.assistant_pb2_grpc import AssistantServiceStub
+from callboard.v1 import (
+    assistant_pb2_grpc,
+    job_pb2_grpc,
+    run_pb2_grpc,
+    server_pb2_grpc,
+    thread_pb2_grpc,
+)
 from callboard.v1.event_pb2 import Event
-from callboard.v1.job_pb2_grpc import JobServiceStub
-from callboard.v1.run_pb2_grpc import RunServiceStub
-from callboard.v1.server_pb2_grpc import ServerServiceStub
-from callboard.v1.thread_pb2_grpc import ThreadServiceStub
 from callboard_server.agents.registry import Registry
 from callboard_server.app import App, open_app
 from callboard_server.config import ServerConfig
@@ -51,24 +53,24 @@ class Served:
     channel: grpc.aio.Channel
 
     @property
-    def assistants(self) -> AssistantServiceStub:
-        return AssistantServiceStub(self.channel)
+    def assistants(self) -> assistant_pb2_grpc.AssistantServiceAsyncStub:
+        return assistant_pb2_grpc.AssistantServiceStub(self.channel)
 
     @property
-    def threads(self) -> ThreadServiceStub:
-        return ThreadServiceStub(self.channel)
+    def threads(self) -> thread_pb2_grpc.ThreadServiceAsyncStub:
+        return thread_pb2_grpc.ThreadServiceStub(self.channel)
 
     @property
-    def runs(self) -> RunServiceStub:
-        return RunServiceStub(self.channel)
+    def runs(self) -> run_pb2_grpc.RunServiceAsyncStub:
+        return run_pb2_grpc.RunServiceStub(self.channel)
 
     @property
-    def jobs(self) -> JobServiceStub:
-        return JobServiceStub(self.channel)
+    def jobs(self) -> job_pb2_grpc.JobServiceAsyncStub:
+        return job_pb2_grpc.JobServiceStub(self.channel)
 
     @property
-    def server(self) -> ServerServiceStub:
-        return ServerServiceStub(self.channel)
+    def server(self) -> server_pb2_grpc.ServerServiceAsyncStub:
+        return server_pb2_grpc.ServerServiceStub(self.channel)
 
     @property
     def client(self) -> callboard.AsyncClient:
@@ -79,7 +81,7 @@ class Served:
 async def served(agents: Sequence[Any], db: Path, **server: Any) -> AsyncIterator[Served]:
     """A gRPC server in this process."""
     config = ServerConfig.model_validate(settings(db, **server))
-    async with open_app(config, Registry.from_functions(agents)) as app:
+    async with open_app(config, Registry.from_objects(agents)) as app:
         transport = GrpcServer(app.router, config.server.max_message_bytes)
         port = await transport.start("127.0.0.1", 0)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,15 @@ class Registry:
             self._agents[agent.name] = agent
 
     @classmethod
-    def from_functions(cls, functions: Iterable[Callable[..., object]]) -> Registry:
-        """Registers functions under their own names, described by their docstrings' first lines.
+    def from_objects(cls, agents: Iterable[object] | Mapping[str, object]) -> Registry:
+        """Registers agents: functions under their own names, or anything under a name it is given.
 
         Raises:
-            ConfigError: A function cannot be an agent; the message says why.
+            ConfigError: Something cannot be an agent; the message says why.
         """
-        return cls(_adopt(function.__name__, function) for function in functions)
+        if isinstance(agents, Mapping):
+            return cls(_adopt(name, agent) for name, agent in agents.items())
+        return cls(_adopt(_name_of(agent), agent) for agent in agents)
 
     def __iter__(self) -> Iterator[AgentSpec]:
         return iter(self._agents.values())
@@ -169,3 +171,11 @@ def _place(found: object) -> str:
 
 def _first_line(agent: object) -> str:
     return (inspect.getdoc(agent) or "").partition("\n")[0]
+
+
+def _name_of(agent: object) -> str:
+    name = getattr(agent, "__name__", None)
+    if not isinstance(name, str):
+        kind = type(agent).__name__
+        raise ConfigError(f'a {kind} has no name of its own; give it one: {{"name": agent}}')
+    return name

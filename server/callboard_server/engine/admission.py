@@ -9,7 +9,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Actor, Event, RunTrigger
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy
 from callboard.v1.message_pb2 import Message
@@ -58,10 +57,7 @@ class NewRun:
 
 
 def open_session(tx: Transaction, tenant: str, new: NewThread, actor: Actor) -> ThreadRow:
-    """Creates a root thread and its session."""
-    if tx.thread(tenant, new.thread_id) is not None:
-        reason = ErrorReason.ERROR_REASON_THREAD_ALREADY_EXISTS
-        raise errors.already_exists("Thread", new.thread_id, reason)
+    """Creates a root thread and its session. Its id must be a new one."""
     return open_thread(tx, tx.add_session(tenant, new.thread_id), None, new, actor)
 
 

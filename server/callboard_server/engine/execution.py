@@ -16,7 +16,14 @@ from callboard.v1.message_pb2 import Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.errors import AgentError
 from callboard_server.engine.admission import merge_values
-from callboard_server.engine.lifecycle import Fenced, ThreadLine, held, record, stopped
+from callboard_server.engine.lifecycle import (
+    Fenced,
+    ThreadLine,
+    held,
+    held_in_line,
+    record,
+    stopped,
+)
 from callboard_server.engine.live import Hub, OpenMessage
 from callboard_server.ids import new_id
 from callboard_server.log.events import EVENT_BYTES
@@ -84,7 +91,7 @@ class Execution:
         for event in events:
             _check_size(event)
         posted = self._take_posted()
-        await self._write(lambda tx, run: _record_all(tx, run, [*posted, *events]))
+        await self._write(lambda tx: _record_all(tx, self._held(tx), [*posted, *events]))
 
     async def post(self, event: Event) -> None:
         """Appends an event without waiting for its commit, in order with all others."""
@@ -110,21 +117,23 @@ class Execution:
         posted, self._posted = self._posted, []
         return posted
 
-    async def _write(self, change: Callable[[Transaction, RunRow], T]) -> T:
+    async def _write(self, change: Callable[[Transaction], T]) -> T:
         if self._failure is not None:
             raise self._failure
-        tenant, run_id, epoch = self.claim.tenant, self.run.run_id, self.run.claim_epoch
+        return await self._store.write(change)
 
-        def operation(tx: Transaction) -> T:
-            return change(tx, held(tx, tenant, run_id, epoch))
+    def _held(self, tx: Transaction) -> RunRow:
+        return held(tx, self.claim.tenant, self.run.run_id, self.run.claim_epoch)
 
-        return await self._store.write(operation)
+    def _held_in_line(self, tx: Transaction) -> tuple[ThreadLine, RunRow]:
+        return held_in_line(tx, self.claim.thread_key, self.claim.run_key, self.run.claim_epoch)
 
     async def merge_values(self, patch: Struct) -> Struct:
         """Merges a patch into the thread's values and returns them as they are then."""
         posted = self._take_posted()
 
-        def change(tx: Transaction, run: RunRow) -> Struct:
+        def change(tx: Transaction) -> Struct:
+            run = self._held(tx)
             _record_all(tx, run, posted)
             merge_values(tx, run.thread, patch, self.actor, run)
             merged = Struct()
@@ -144,8 +153,8 @@ class Execution:
         if not outcome.HasField("result") and self.last_message is not None:
             outcome.result.CopyFrom(self.last_message)
 
-        def change(tx: Transaction, run: RunRow) -> None:
-            line = ThreadLine(tx, run.thread)
+        def change(tx: Transaction) -> None:
+            line, run = self._held_in_line(tx)
             _record_all(tx, run, events)
             if run.stop:
                 asked = RunState.ValueType(run.stop)
@@ -166,8 +175,8 @@ class Execution:
         self._failure = None
         events = [*posted, *self._discarded_messages()]
 
-        def change(tx: Transaction, run: RunRow) -> None:
-            line = ThreadLine(tx, run.thread)
+        def change(tx: Transaction) -> None:
+            line, run = self._held_in_line(tx)
             _record_all(tx, run, events)
             if run.stop:
                 line.finish_stopped(run)

@@ -117,10 +117,12 @@ class ThreadLine:
     Load it before anything is written: the rows then stay in step with what is written later.
     """
 
-    def __init__(self, tx: Transaction, thread: ThreadRow) -> None:
+    def __init__(
+        self, tx: Transaction, thread: ThreadRow, runs: list[RunRow] | None = None
+    ) -> None:
         self._tx = tx
         self.thread = thread
-        self._runs = tx.live_runs(thread.key)
+        self._runs = tx.live_runs(thread.key) if runs is None else runs
 
     def add(self, run: RunRow) -> None:
         self._runs.append(run)
@@ -196,6 +198,19 @@ class ThreadLine:
             event = Event(actor=SERVER)
             event.thread_idle.last_run_state = state
             self._tx.append(self.thread, event)
+
+
+def held_in_line(tx: Transaction, thread: int, run: int, epoch: int) -> tuple[ThreadLine, RunRow]:
+    """Returns a run that a claim still holds, within the line of its thread.
+
+    Raises:
+        Fenced: it does not.
+    """
+    runs = tx.live_runs(thread)
+    for row in runs:
+        if row.key == run and row.data.state == RUNNING and row.data.claim_epoch == epoch:
+            return ThreadLine(tx, row.thread, runs), row
+    raise Fenced(str(run))
 
 
 def stopped(state: RunState.ValueType, by: str = "") -> Outcome:

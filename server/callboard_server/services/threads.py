@@ -8,6 +8,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from callboard.structs import to_dict
 from callboard.v1 import thread_pb2 as pb
+from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import Until
 from callboard_server import errors
@@ -56,6 +57,9 @@ class ThreadServicer:
         key = Once.of(call.caller, request, request.request_id)
 
         def operation(tx: Transaction) -> pb.Thread:
+            if request.thread_id and tx.thread(call.caller.tenant, request.thread_id):
+                reason = ErrorReason.ERROR_REASON_THREAD_ALREADY_EXISTS
+                raise errors.already_exists("Thread", request.thread_id, reason)
             new = NewThread(
                 request.thread_id or new_id(),
                 metadata=request.metadata if request.HasField("metadata") else None,

@@ -14,6 +14,7 @@ from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
 from callboard.v1.event_pb2 import Event
 from callboard.v1.job_pb2 import Job
+from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.events import kind_of, redacted
@@ -64,6 +65,7 @@ class SqliteTransaction(SqliteReader):
         self._dirty: dict[tuple[str, int], Row] = {}
         self._pending: list[Record] = []
         self._savepoint = False
+        self._own_threads: set[int] = set()
         self.records: list[Record] = []
         """What the operation appended, in order."""
 
@@ -80,6 +82,14 @@ class SqliteTransaction(SqliteReader):
     def _event_rows(self, sql: str, parameters: Parameters) -> sqlite3.Cursor:
         self._flush_all()
         return super()._event_rows(sql, parameters)
+
+    def live_runs(self, thread: int) -> list[RunRow]:
+        if thread not in self._own_threads:
+            return super().live_runs(thread)
+        # Of a thread that this operation made, the database knows nothing yet.
+        rows = [run for run in self._runs.values() if run.thread.key == thread]
+        live = [run for run in rows if run.data.state < RunState.RUN_STATE_SUCCEEDED]
+        return sorted(live, key=lambda run: (run.queued_at, run.key))
 
     def _flush_for_read(self) -> None:
         if self._statements or self._dirty or self._pending:
@@ -145,6 +155,7 @@ class SqliteTransaction(SqliteReader):
     def add_thread(self, session: SessionRow, parent: int | None, data: Thread) -> ThreadRow:
         row = ThreadRow(self._key("threads"), session, parent, data, Struct())
         self._threads[row.key] = row
+        self._own_threads.add(row.key)
         self._add("threads", row)
         return row
 
