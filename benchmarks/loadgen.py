@@ -18,7 +18,7 @@ from benchmarks.sides import CallboardSide, Side
 from benchmarks.workloads import BY_KEY, CALLERS
 
 SLACK = 65.0
-"""How many seconds more than it measures a generator may take in all, so that it ends in any case."""
+"""Seconds that a generator may take beyond what it measures: it ends in any case."""
 
 Measure = Callable[[Side, float], Awaitable[float]]
 """Measures a side for about so many seconds."""

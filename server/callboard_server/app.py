@@ -61,12 +61,12 @@ async def open_app(
     """Opens a server on its store; at the end, what runs is given back in good order.
 
     Args:
-        config: the configuration.
-        registry: the agents.
-        store: where to keep everything; SQLite as the configuration says, when left out.
+        config: The configuration.
+        registry: The agents.
+        store: Where to keep everything; SQLite as the configuration says, when left out.
 
     Raises:
-        StoreError: the store cannot be used; the message says why.
+        StoreError: The store cannot be used; the message says why.
     """
     worker_id = new_id()
     settings = config.server

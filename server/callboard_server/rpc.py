@@ -66,8 +66,8 @@ class Router:
     """Finds the method of a call, decodes its request, and makes a status of what goes wrong.
 
     Args:
-        servicers: one for each service.
-        max_bytes: the largest request.
+        servicers: One for each service.
+        max_bytes: The largest request.
     """
 
     def __init__(self, servicers: Iterable[Servicer], max_bytes: int) -> None:
@@ -88,7 +88,7 @@ class Router:
         """Makes a unary call.
 
         Raises:
-            ServiceError: the call failed.
+            ServiceError: The call failed.
         """
         method, started = self.methods[path], time.perf_counter()
         try:
@@ -102,7 +102,7 @@ class Router:
         """Makes a call that streams its responses.
 
         Raises:
-            ServiceError: the call failed.
+            ServiceError: The call failed.
         """
         method, started = self.methods[path], time.perf_counter()
         try:

@@ -28,14 +28,14 @@ async def serve(
     """Serves until SIGTERM or SIGINT, then stops in good order.
 
     Args:
-        config: the configuration.
-        base: the folder from which its files are named.
-        on_ready: called with host and port once the server takes calls.
+        config: The configuration.
+        base: The folder from which its files are named.
+        on_ready: Called with host and port once the server takes calls.
 
     Raises:
-        ConfigError: an agent cannot be loaded.
-        StoreError: the database cannot be used.
-        OSError: the address cannot be had.
+        ConfigError: An agent cannot be loaded.
+        StoreError: The database cannot be used.
+        OSError: The address cannot be had.
     """
     settings = config.server
     logs.configure(settings)

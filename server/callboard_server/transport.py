@@ -34,8 +34,8 @@ class GrpcServer:
     """A listening server.
 
     Args:
-        router: what it serves.
-        max_bytes: the largest message.
+        router: What it serves.
+        max_bytes: The largest message.
     """
 
     def __init__(self, router: Router, max_bytes: int) -> None:
@@ -91,7 +91,7 @@ class GrpcServer:
         """Listens and returns the port.
 
         Raises:
-            OSError: the address cannot be had.
+            OSError: The address cannot be had.
         """
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")

@@ -62,7 +62,7 @@ class Assistants:
         """Returns the assistant that an id or an agent's name stands for.
 
         Raises:
-            ServiceError: there is none, or not in that version.
+            ServiceError: There is none, or not in that version.
         """
         assistant_id = self._names.get(reference, reference)
         default = self._defaults.get(assistant_id)

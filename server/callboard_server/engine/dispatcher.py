@@ -78,15 +78,15 @@ class Dispatcher:
     """Runs agents.
 
     Args:
-        store: where the runs are.
-        hub: shows what they write.
-        registry: the agents.
-        assistants: their configurations.
-        worker_id: names this process in the log.
-        slots: how many runs compute at the same time.
-        grace: seconds that a run gets to stop before it is fenced off.
-        workspaces: the folder that holds the sessions' workspaces.
-        client_for: makes the in-process client that a run's agent uses.
+        store: Where the runs are.
+        hub: Shows what they write.
+        registry: The agents.
+        assistants: Their configurations.
+        worker_id: Names this process in the log.
+        slots: How many runs compute at the same time.
+        grace: Seconds that a run gets to stop before it is fenced off.
+        workspaces: The folder that holds the sessions' workspaces.
+        client_for: Makes the in-process client that a run's agent uses.
     """
 
     def __init__(

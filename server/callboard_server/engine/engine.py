@@ -149,7 +149,7 @@ class Engine:
         """Opens the store and starts to run what is there to run.
 
         Raises:
-            StoreError: the store cannot be used; the message says why.
+            StoreError: The store cannot be used; the message says why.
         """
         await self.store.open(self._observe)
         await self.dispatcher.open()
@@ -264,7 +264,7 @@ def find_thread(reader: Reader, tenant: str, thread_id: str) -> ThreadRow:
     """Returns a thread.
 
     Raises:
-        ServiceError: there is none.
+        ServiceError: There is none.
     """
     thread = reader.thread(tenant, thread_id)
     if thread is None:
@@ -276,7 +276,7 @@ def find_run(reader: Reader, tenant: str, run_id: str) -> RunRow:
     """Returns a run.
 
     Raises:
-        ServiceError: there is none.
+        ServiceError: There is none.
     """
     run = reader.run(tenant, run_id)
     if run is None:

@@ -86,7 +86,7 @@ class Execution:
         """Appends events, after those that were posted before.
 
         Raises:
-            Fenced: the run is no longer this claim's.
+            Fenced: The run is no longer this claim's.
         """
         for event in events:
             _check_size(event)

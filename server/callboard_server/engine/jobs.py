@@ -117,7 +117,7 @@ def find(reader: Reader, tenant: str, job_id: str) -> JobRow:
     """Returns a job.
 
     Raises:
-        ServiceError: there is none; names the one whose id begins alike, if there is just one.
+        ServiceError: There is none; names the one whose id begins alike, if there is just one.
     """
     job = reader.job(tenant, job_id)
     if job is None:

@@ -71,7 +71,7 @@ def held(tx: Transaction, tenant: str, run_id: str, epoch: int) -> RunRow:
     """Returns a run that a claim still holds.
 
     Raises:
-        Fenced: it does not.
+        Fenced: It does not.
     """
     run = tx.run(tenant, run_id)
     if run is None or run.data.state != RUNNING or run.data.claim_epoch != epoch:
@@ -83,10 +83,10 @@ def start(tx: Transaction, run: RunRow, worker_id: str, *, from_top: bool) -> No
     """Claims a run: from here on only this claim's epoch may write.
 
     Args:
-        tx: the transaction.
-        run: a run that is ready.
-        worker_id: who claims it.
-        from_top: whether its code begins again, so that what it wrote under its last claim is void.
+        tx: The transaction.
+        run: A run that is ready.
+        worker_id: Who claims it.
+        from_top: Whether its code begins again, so that what it wrote under its last claim is void.
     """
     _check_move(run, RUNNING)
     last_epoch = run.data.claim_epoch
@@ -204,7 +204,7 @@ def held_in_line(tx: Transaction, thread: int, run: int, epoch: int) -> tuple[Th
     """Returns a run that a claim still holds, within the line of its thread.
 
     Raises:
-        Fenced: it does not.
+        Fenced: It does not.
     """
     runs = tx.live_runs(thread)
     for row in runs:

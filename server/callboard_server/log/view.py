@@ -43,10 +43,10 @@ def view_of(records: Iterable[Record], run: int, unstarted: Container[int], head
     before had not seen it. Inputs of runs that still wait for their start are left out.
 
     Args:
-        records: the thread's events of `VIEW_KINDS`, in order.
-        run: key of the run that looks.
-        unstarted: keys of runs that wait for their first start.
-        head: the session's last sequence.
+        records: The thread's events of `VIEW_KINDS`, in order.
+        run: Key of the run that looks.
+        unstarted: Keys of runs that wait for their first start.
+        head: The session's last sequence.
     """
     view = View(context_sequence=head)
     conversation: list[tuple[Record, Message]] = []

@@ -33,7 +33,7 @@ def page_of(request: ListRequest, default: int = DEFAULT_PAGE) -> Page:
     """Returns the page that a list request asks for.
 
     Raises:
-        ServiceError: page_size is negative, or the token is not one of this list.
+        ServiceError: Page_size is negative, or the token is not one of this list.
     """
     size: int = request.page_size
     if size < 0:
@@ -51,9 +51,9 @@ def next_token(request: ListRequest, page: Page, keys: list[int]) -> str:
     """Returns the token of the page after one that ended with the last of `keys`.
 
     Args:
-        request: the list request.
-        page: the page it asked for.
-        keys: the keys of the rows that were found, of which there is one more than fit if there is
+        request: The list request.
+        page: The page it asked for.
+        keys: The keys of the rows that were found, of which there is one more than fit if there is
             more to come.
     """
     if len(keys) <= page.limit:

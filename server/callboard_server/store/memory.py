@@ -118,8 +118,8 @@ class MemoryStore:
     """A store that lives as long as its object.
 
     Args:
-        worker_id: the name of this process; nobody else can own the store.
-        clock: nanoseconds since the epoch.
+        worker_id: The name of this process; nobody else can own the store.
+        clock: Nanoseconds since the epoch.
     """
 
     name = "memory"

@@ -30,7 +30,7 @@ def backup(path: str, target: str) -> int:
     The copy is complete as of one moment and opens at once.
 
     Raises:
-        StoreError: the database cannot be read, or the copy not be written; there is none then.
+        StoreError: The database cannot be read, or the copy not be written; there is none then.
     """
     with _opened(path) as connection:
         try:
@@ -56,7 +56,7 @@ def check(path: str) -> list[str]:
     come to.
 
     Raises:
-        StoreError: it is no database that this Callboard can check; the message says why.
+        StoreError: It is no database that this Callboard can check; the message says why.
     """
     with _opened(path) as connection:
         if missing := schema.known() - schema.applied(path, connection):

@@ -49,7 +49,7 @@ def open_file(path: str, synchronous: str) -> sqlite3.Connection:
     """Opens the database for writing; a new one gets its schema.
 
     Raises:
-        StoreError: says what is wrong with the file and what to do; nothing was changed.
+        StoreError: Says what is wrong with the file and what to do; nothing was changed.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
@@ -81,7 +81,7 @@ def applied(path: str, connection: sqlite3.Connection) -> set[str]:
     """Returns the migrations that a database has had: none where it is empty.
 
     Raises:
-        StoreError: it is another program's, or a newer Callboard's. Those must not be touched.
+        StoreError: It is another program's, or a newer Callboard's. Those must not be touched.
     """
     db = Database(connection)
     tables = set(db.table_names())

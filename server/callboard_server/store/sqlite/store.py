@@ -63,11 +63,11 @@ class SqliteStore:
     """A store on one SQLite file.
 
     Args:
-        path: the file; created when it does not exist.
-        worker_id: the name of this process as the file's owner.
+        path: The file; created when it does not exist.
+        worker_id: The name of this process as the file's owner.
         synchronous: "FULL" makes every answered write survive a loss of power; "NORMAL" may lose
             the last of them then, and nothing when only the process is killed.
-        clock: nanoseconds since the epoch.
+        clock: Nanoseconds since the epoch.
     """
 
     name = "sqlite"
@@ -97,7 +97,7 @@ class SqliteStore:
         """Opens the file, waits for an earlier owner's lease to end if need be, and takes it.
 
         Raises:
-            StoreError: the file cannot be used; the message says why and what to do.
+            StoreError: The file cannot be used; the message says why and what to do.
         """
         self._listener = listener
         self._loop = asyncio.get_running_loop()

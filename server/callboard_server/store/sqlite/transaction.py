@@ -41,10 +41,10 @@ class SqliteTransaction(SqliteReader):
     before either has touched nothing; one that fails later is rolled back to its savepoint.
 
     Args:
-        connection: within a transaction of the writer.
-        keys: the last key of each table; the writer is the only one to hand them out.
-        now: nanoseconds since the epoch.
-        unsent: events of earlier operations of the same commit. They go to the database many at a
+        connection: Within a transaction of the writer.
+        keys: The last key of each table; the writer is the only one to hand them out.
+        now: Nanoseconds since the epoch.
+        unsent: Events of earlier operations of the same commit. They go to the database many at a
             time, when an operation reads events or by `send_events`.
     """
 
@@ -295,9 +295,9 @@ class _Table:
     """How the rows of a table are written.
 
     Args:
-        name: the table.
-        fixed: columns that never change, and what a row has in them.
-        changing: the other columns but the key, and what a row has in them.
+        name: The table.
+        fixed: Columns that never change, and what a row has in them.
+        changing: The other columns but the key, and what a row has in them.
     """
 
     def __init__(self, name: str, fixed: _Columns, changing: _Columns) -> None:
