@@ -84,7 +84,7 @@ def load(config: ServerConfig, base: Path) -> Registry:
     )
 
 
-def _adopt(name: str, function: Callable[..., object]) -> AgentSpec:
+def _adopt(name: str, function: object) -> AgentSpec:
     try:
         return _make_spec(name, function)
     except TypeError as error:
