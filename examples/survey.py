@@ -7,6 +7,7 @@ a matter of seconds. A module is never imported or run.
 
 import ast
 import re
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -102,6 +103,11 @@ class Survey:
     uses: set[tuple[str, str]] = field(default_factory=set)
 
 
+# Before Python 3.13 all threads share the parser's count of how deep it is, and two that parse at
+# once may fail with a SystemError (CPython issue 106905).
+_parsing = threading.Lock()
+
+
 def survey_source(source: bytes) -> Survey:
     """Parses a module and surveys it.
 
@@ -112,7 +118,8 @@ def survey_source(source: bytes) -> Survey:
     # `catch_warnings` would disturb the other threads of this process.
     warnings.filterwarnings("ignore", module=re.escape(_FILE_NAME))
     try:
-        tree = ast.parse(source, _FILE_NAME)
+        with _parsing:
+            tree = ast.parse(source, _FILE_NAME)
     except (ValueError, RecursionError, MemoryError) as error:
         raise SyntaxError(str(error) or "too deeply nested") from error
     return _Walk(tree).finish()
