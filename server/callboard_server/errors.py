@@ -10,6 +10,7 @@ import grpc
 from callboard.v1.error_pb2 import ErrorReason
 
 _PREFIX = "ERROR_REASON_"
+_VIOLATIONS, _FIELD, _DESCRIPTION = 8, 100, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class ServiceError(Exception):
 
 
 def invalid(*violations: Violation) -> ServiceError:
+    # gRPC drops a status whose metadata takes more than some kilobytes.
+    violations = tuple(
+        Violation(clip(v.field, _FIELD), clip(v.description, _DESCRIPTION))
+        for v in violations[:_VIOLATIONS]
+    )
     listed = "; ".join(f"{v.field}: {v.description}" for v in violations)
     return ServiceError(
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -53,6 +59,14 @@ def invalid(*violations: Violation) -> ServiceError:
         listed,
         violations=violations,
     )
+
+
+def clip(text: str, most: int) -> str:
+    """Shortens a text to so many bytes, whatever a caller has put into it."""
+    data = text.encode()
+    if len(data) <= most:
+        return text
+    return data[: most - 3].decode(errors="ignore") + "..."
 
 
 def undecodable(method: str) -> ServiceError:

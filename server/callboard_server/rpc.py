@@ -26,6 +26,7 @@ from callboard_server.errors import ServiceError
 from callboard_server.store.base import StoreError, StoreFull
 
 DOMAIN = "callboard.dev"
+_MOST_TEXT, _MOST_NAME = 600, 100
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -161,8 +162,10 @@ def _service_error(error: Exception, names: dict[str, str]) -> ServiceError:
 
 def status_of(error: ServiceError) -> Status:
     """Makes the rich status of an error: ErrorInfo always, and the details that fit."""
+    message = errors.clip(error.message, _MOST_TEXT)
+    metadata = {name: errors.clip(fact, _MOST_TEXT) for name, fact in error.metadata.items()}
     found: list[Message] = [
-        details.ErrorInfo(reason=error.reason_name, domain=DOMAIN, metadata=dict(error.metadata))
+        details.ErrorInfo(reason=error.reason_name, domain=DOMAIN, metadata=metadata)
     ]
     if error.violations:
         request = details.BadRequest()
@@ -171,16 +174,17 @@ def status_of(error: ServiceError) -> Status:
         found.append(request)
     if error.resource is not None:
         kind, name = error.resource
+        name = errors.clip(name, _MOST_NAME)
         found.append(details.ResourceInfo(resource_type=kind, resource_name=name))
     if error.code.name == "FAILED_PRECONDITION":
         broken = details.PreconditionFailure()
-        broken.violations.add(type=error.reason_name, description=error.message)
+        broken.violations.add(type=error.reason_name, description=message)
         found.append(broken)
     if error.retry_after is not None:
         retry = details.RetryInfo()
         retry.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
         found.append(retry)
-    status = Status(code=error.code.value[0], message=error.message)
+    status = Status(code=error.code.value[0], message=message)
     for detail in found:
         packed = AnyProto()
         packed.Pack(detail)

@@ -55,9 +55,8 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     )
     for packed in status.details:
         for kind in kinds:
-            if packed.Is(kind.DESCRIPTOR):
-                detail = kind()
-                packed.Unpack(detail)
+            detail = kind()
+            if packed.Unpack(detail):
                 refusal.details.append(kind.__name__)
                 if isinstance(detail, ErrorInfo):
                     refusal.reason, refusal.domain = detail.reason, detail.domain

@@ -7,6 +7,7 @@ import contextlib
 import resource
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -29,6 +30,7 @@ from callboard_server.log.events import CONDENSED, kind_of
 from tests.robustness import validators
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import Served, kinds_of, log_of, served, sound_log
+from tests.support.waiting import until
 
 DONE = Until.UNTIL_DONE
 FrameCall = grpc.aio.UnaryStreamCall[StreamEventsRequest, EventFrame]
@@ -229,8 +231,8 @@ async def test_a_stream_without_end_stays_open_when_all_is_done(
 
 async def test_until_done_on_an_idle_thread_ends_at_once(server: Served) -> None:
     thread = (await server.client.threads.create("hello")).thread_id
-    for until in (DONE, Until.UNTIL_DONE_OR_ACTION):
-        request = StreamEventsRequest(thread_id=thread, until=until)
+    for end in (DONE, Until.UNTIL_DONE_OR_ACTION):
+        request = StreamEventsRequest(thread_id=thread, until=end)
         frames = await frames_of(server.threads.StreamEvents(request))
         assert frames[-1].end.reason == StreamEnd.REASON_DONE
 
@@ -375,27 +377,26 @@ async def streams_open(server: Served) -> int:
     return (await server.server.GetServerInfo(GetServerInfoRequest())).counts.streams_open
 
 
-async def no_streams(server: Served) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while await streams_open(server):
-            await asyncio.sleep(0.01)
+async def there_are_streams(server: Served, count: int) -> None:
+    async def as_many() -> bool:
+        return await streams_open(server) == count
+
+    await until(as_many)
 
 
 async def test_a_client_that_goes_away_frees_its_streams(server: Served, gates: Gates) -> None:
     run = await server.client.runs.create("worker", "it")
     address = f"127.0.0.1:{server.port}"
     async with callboard.AsyncClient(address) as gone:
-        streams = [
+        streams: list[AsyncIterator[object]] = [
             gone.threads.stream(run.thread_id),
             gone.threads.stream(run_id=run.run_id, deltas=True),
             gone.jobs.watch(run.thread_id),
             gone.runs.stream("worker", "other"),
         ]
         readers = [asyncio.create_task(_read_on(stream)) for stream in streams]
-        async with asyncio.timeout(PATIENCE):
-            while await streams_open(server) < 4:
-                await asyncio.sleep(0.01)
-    await no_streams(server)
+        await there_are_streams(server, 4)
+    await there_are_streams(server, 0)
     for reader in readers:
         reader.cancel()
     await asyncio.wait(readers)
@@ -411,10 +412,11 @@ async def test_a_stream_of_the_local_channel_ends_for_who_waits_for_an_item(
     server: Served, gates: Gates
 ) -> None:
     run = await server.client.runs.create("worker", "it")
-    client = callboard.AsyncClient(channel=server.app.channel(client_caller()))
+    channel: Any = server.app.channel(client_caller())
+    client = callboard.AsyncClient(channel=channel)
     stream = client.threads.stream(run.thread_id)
     async with asyncio.timeout(PATIENCE):
-        while not (await anext(stream)).HasField("run_started"):
+        while "run_started" not in str(await anext(stream)):
             pass
     waiting = asyncio.create_task(anext(stream, None))
     await asyncio.sleep(0.05)
@@ -422,7 +424,7 @@ async def test_a_stream_of_the_local_channel_ends_for_who_waits_for_an_item(
     await stream.aclose()
     async with asyncio.timeout(PATIENCE):
         assert await waiting is None
-    await no_streams(server)
+    await there_are_streams(server, 0)
 
 
 async def test_two_thousand_idle_streams_leave_room_for_calls(server: Served) -> None:
@@ -440,7 +442,7 @@ async def test_two_thousand_idle_streams_leave_room_for_calls(server: Served) ->
     assert {frame.through_sequence for frame in second} == {3}
     for call in calls:
         call.cancel()
-    await no_streams(server)
+    await there_are_streams(server, 0)
 
 
 async def test_readers_that_never_read_cost_little_memory(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Serves a configuration anew for each line on standard input: run_servers.py CONFIG DB.
 
-A line is a port. Each server is forked from this process, which has imported all there is to import,
-and prints its process id and its port once it takes calls. The next line is read when it is gone.
+A line is a port. Each server is forked from this process, which has imported all that it
+needs, and prints its process id and its port once it takes calls. The next line is read when it is
+gone.
 """
 
 from __future__ import annotations

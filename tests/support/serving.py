@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 import callboard
+from callboard._channel import OPTIONS
 from callboard.v1 import (
     assistant_pb2_grpc,
     job_pb2_grpc,
@@ -85,7 +86,7 @@ async def served(agents: Sequence[Any], db: Path, **server: Any) -> AsyncIterato
         transport = GrpcServer(app.router, config.server.max_message_bytes)
         port = await transport.start("127.0.0.1", 0)
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
                 yield Served(app, port, channel)
         finally:
             await asyncio.gather(transport.refuse(), app.engine.drain())

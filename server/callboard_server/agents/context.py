@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -212,9 +212,15 @@ class Context:
 
     # Steps and tools
 
+    @overload
     async def step(
-        self, name: str, function: Callable[..., Awaitable[T] | T], *arguments: object
-    ) -> T:
+        self, name: str, function: Callable[..., Coroutine[Any, Any, T]], *arguments: object
+    ) -> T: ...
+
+    @overload
+    async def step(self, name: str, function: Callable[..., T], *arguments: object) -> T: ...
+
+    async def step(self, name: str, function: Callable[..., Any], *arguments: object) -> Any:
         """Does a piece of work once, also over crashes: a recorded result is not computed again.
 
         Args:
@@ -229,8 +235,7 @@ class Context:
         occurrence = self._steps[parents, name] = self._steps.get((parents, name), 0) + 1
         recorded = (await self.view()).steps.get((parents, name, occurrence))
         if recorded is not None:
-            result: T = json.loads(recorded.result_json)
-            return result
+            return json.loads(recorded.result_json)
         token = _step_path.set((*parents, f"{name}#{occurrence}"))
         try:
             result = await _call(function, *arguments)
@@ -242,8 +247,7 @@ class Context:
         step.name, step.occurrence = name, occurrence
         step.result_json = json.dumps(result, ensure_ascii=False)
         await self._work.commit(event)
-        returned: T = json.loads(step.result_json)
-        return returned
+        return json.loads(step.result_json)
 
     async def tool_started(self, call: ToolCall, idempotent: bool) -> None:
         """Records, before a tool runs, that it will."""
@@ -434,4 +438,5 @@ class SyncContext:
 
     def step(self, name: str, function: Callable[..., T], *arguments: object) -> T:
         """Does a piece of work once, also over crashes; see `Context.step`."""
-        return self._wait(self._ctx.step(name, function, *arguments))
+        returned: T = self._wait(self._ctx.step(name, function, *arguments))
+        return returned

@@ -76,6 +76,7 @@ def open_thread(
         created.metadata.CopyFrom(new.metadata)
     if new.ttl is not None:
         data.ttl.CopyFrom(new.ttl)
+    check_size(event)
     row = tx.add_thread(session, parent.key if parent else None, data)
     tx.append(row, event)
     data.create_time.CopyFrom(event.time)
@@ -118,6 +119,14 @@ def merge_values(
     touch(tx, thread, event)
 
 
+def check_size(event: Event) -> None:
+    """Refuses what would be too large an event."""
+    size = event.ByteSize()
+    if size > EVENT_BYTES:
+        what = f"the {event.WhichOneof('payload')} event"
+        raise errors.request_too_large(size, EVENT_BYTES, what)
+
+
 def check_sequence(thread: ThreadRow, expected: int | None) -> None:
     """Refuses a request that was decided on an older state of the thread."""
     if expected is not None and expected != thread.data.sequence:
@@ -153,6 +162,7 @@ def _add_run(tx: Transaction, thread: ThreadRow, new: NewRun, actor: Actor) -> R
         value = getattr(new, name)
         if value is not None:
             getattr(made, name).CopyFrom(value)
+    check_size(event)
     run = tx.add_run(thread, Run(run_id=new.run_id, attempt=1))
     tx.append(thread, event, run)
     run.data = created_run(event)

@@ -16,7 +16,7 @@ from callboard_server.engine.assistants import default_id
 from callboard_server.engine.engine import Engine, Once, once
 from callboard_server.ids import new_id
 from callboard_server.rpc import Call
-from callboard_server.services.paging import next_token, page_of, wider
+from callboard_server.services.paging import fitting, next_token, page_of, wider
 from callboard_server.services.validation import Check
 from callboard_server.store.base import Reader, Transaction
 
@@ -107,8 +107,8 @@ class AssistantServicer:
                     agent=request.agent or None,
                     metadata=metadata,
                 )
-            token = next_token(request, page, [row.key for row in rows])
-            found = [row.data for row in rows[: page.limit]]
+            found = list(fitting(row.data for row in rows[: page.limit]))
+            token = next_token(request, [row.key for row in rows], len(found))
             # The default ones came first of all, so they are the end of the last page.
             if not token and only is not False:
                 found += self._defaults(request.agent, metadata)

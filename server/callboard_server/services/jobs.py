@@ -20,7 +20,7 @@ from callboard_server.ids import new_id
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.rpc import Call
 from callboard_server.services import watch
-from callboard_server.services.paging import next_token, page_of, wider
+from callboard_server.services.paging import fitting, next_token, page_of, wider
 from callboard_server.services.validation import Check
 from callboard_server.store.base import Reader, Transaction
 
@@ -169,10 +169,9 @@ class JobServicer:
                 states=request.states,
                 labels=dict(request.labels),
             )
-            return pb.ListJobsResponse(
-                jobs=[show_job(reader, row) for row in rows[: page.limit]],
-                next_page_token=next_token(request, page, [row.thread.key for row in rows]),
-            )
+            shown = list(fitting(show_job(reader, row) for row in rows[: page.limit]))
+            token = next_token(request, [row.thread.key for row in rows], len(shown))
+            return pb.ListJobsResponse(jobs=shown, next_page_token=token)
 
         return await self._engine.store.read(query)
 

@@ -6,6 +6,10 @@ import base64
 import binascii
 import copy
 import hashlib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from callboard.v1.assistant_pb2 import ListAssistantsRequest, ListAssistantVersionsRequest
 from callboard.v1.job_pb2 import ListJobsRequest
@@ -15,6 +19,7 @@ from callboard_server import errors
 from callboard_server.services.validation import MAX_PAGE
 from callboard_server.store.base import Page
 
+M = TypeVar("M", bound=Message)
 ListRequest = (
     ListActionsRequest
     | ListAssistantsRequest
@@ -26,6 +31,8 @@ ListRequest = (
 )
 
 DEFAULT_PAGE = 50
+PAGE_BYTES = 2 << 20
+"""After how many bytes a page is full. One row may be larger and then stands alone."""
 _KEY_BYTES, _SEAL_BYTES = 8, 8
 
 
@@ -47,18 +54,25 @@ def wider(page: Page) -> Page:
     return Page(page.limit + 1, page.before)
 
 
-def next_token(request: ListRequest, page: Page, keys: list[int]) -> str:
-    """Returns the token of the page after one that ended with the last of `keys`.
+def fitting(found: Iterable[M]) -> Iterator[M]:
+    """Yields messages, at least one, as long as an answer has room for them."""
+    size = 0
+    for count, message in enumerate(found):
+        size += message.ByteSize()
+        if count and size > PAGE_BYTES:
+            return
+        yield message
+
+
+def next_token(request: ListRequest, keys: list[int], shown: int) -> str:
+    """Returns the token of the page after one.
 
     Args:
         request: The list request.
-        page: The page it asked for.
-        keys: The keys of the rows that were found, of which there is one more than fit if there is
-            more to come.
+        keys: The keys of the rows that were found.
+        shown: How many of them are on the page: fewer, if there is more to come.
     """
-    if len(keys) <= page.limit:
-        return ""
-    return token_at(request, keys[page.limit - 1])
+    return token_at(request, keys[shown - 1]) if shown < len(keys) else ""
 
 
 def token_at(request: ListRequest, key: int) -> str:

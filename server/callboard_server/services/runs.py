@@ -16,7 +16,7 @@ from callboard_server.ids import new_id
 from callboard_server.rpc import Call
 from callboard_server.services import streams
 from callboard_server.services.messages import completed
-from callboard_server.services.paging import next_token, page_of, wider
+from callboard_server.services.paging import fitting, next_token, page_of, wider
 from callboard_server.services.validation import Check
 from callboard_server.store.base import Reader, ThreadRow, Transaction
 
@@ -147,10 +147,9 @@ class RunServicer:
             rows = reader.list_runs(
                 call.caller.tenant, wider(page), thread=thread, states=request.states
             )
-            return pb.ListRunsResponse(
-                runs=[show_run(reader, row) for row in rows[: page.limit]],
-                next_page_token=next_token(request, page, [row.key for row in rows]),
-            )
+            shown = list(fitting(show_run(reader, row) for row in rows[: page.limit]))
+            token = next_token(request, [row.key for row in rows], len(shown))
+            return pb.ListRunsResponse(runs=shown, next_page_token=token)
 
         return await self._engine.store.read(query)
 
@@ -194,6 +193,8 @@ def _check_run(check: Check, prefix: str, request: pb.CreateRunRequest) -> None:
         check.wrong(f"{prefix}pending_actions", "CANCEL goes with INTERRUPT and ROLLBACK only")
     if request.HasField("timeout"):
         check.duration(f"{prefix}timeout", request.timeout)
+    if request.HasField("start_after"):
+        check.timestamp(f"{prefix}start_after", request.start_after)
     check.request_id(request.request_id)
 
 

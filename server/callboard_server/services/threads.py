@@ -17,6 +17,7 @@ from callboard_server.engine.admission import (
     add_state,
     cancel_thread,
     check_sequence,
+    check_size,
     open_session,
 )
 from callboard_server.engine.engine import Engine, Once, find_thread, once
@@ -27,7 +28,7 @@ from callboard_server.log.fold import is_void, merge_patch
 from callboard_server.rpc import Call
 from callboard_server.services import streams
 from callboard_server.services.messages import completed
-from callboard_server.services.paging import next_token, page_of, token_at, wider
+from callboard_server.services.paging import fitting, next_token, page_of, token_at, wider
 from callboard_server.services.validation import MAX_PAGE, Check
 from callboard_server.store.base import EventFilter, Reader, ThreadRow, Transaction
 
@@ -103,10 +104,9 @@ class ThreadServicer:
                 busy=busy,
                 metadata=to_dict(request.metadata),
             )
-            return pb.ListThreadsResponse(
-                threads=[show_thread(reader, row) for row in rows[: page.limit]],
-                next_page_token=next_token(request, page, [row.key for row in rows]),
-            )
+            shown = list(fitting(show_thread(reader, row) for row in rows[: page.limit]))
+            token = next_token(request, [row.key for row in rows], len(shown))
+            return pb.ListThreadsResponse(threads=shown, next_page_token=token)
 
         return await self._engine.store.read(query)
 
@@ -127,6 +127,7 @@ class ThreadServicer:
             event.thread_updated.metadata.CopyFrom(thread.data.metadata)
             if thread.data.HasField("ttl"):
                 event.thread_updated.ttl.CopyFrom(thread.data.ttl)
+            check_size(event)
             tx.append(thread, event)
             thread.data.update_time.CopyFrom(event.time)
             tx.save_thread(thread)
@@ -179,6 +180,7 @@ class ThreadServicer:
         def query(reader: Reader) -> pb.ThreadState:
             thread = find_thread(reader, call.caller.tenant, request.thread_id)
             last, _ = _messages(reader, thread, limit, newest_first=True)
+            last = list(fitting(last))
             return pb.ThreadState(
                 thread=show_thread(reader, thread),
                 at_sequence=thread.session.head,
@@ -204,9 +206,11 @@ class ThreadServicer:
             found, more = _messages(
                 reader, thread, page.limit, newest_first=newest_first, beyond=page.before
             )
+            shown = list(fitting(found))
+            more = more or len(shown) < len(found)
             return pb.ListMessagesResponse(
-                messages=[event.message_added.message for event in found],
-                next_page_token=token_at(request, found[-1].sequence) if more else "",
+                messages=[event.message_added.message for event in shown],
+                next_page_token=token_at(request, shown[-1].sequence) if more else "",
             )
 
         return await self._engine.store.read(query)
@@ -260,10 +264,11 @@ class ThreadServicer:
                     newest_first=newest_first,
                 )
             )
-            more = len(records) > limit
-            end = records[limit - 1].sequence if more else (1 if newest_first else head)
+            shown = list(fitting(record.event for record in records[:limit]))
+            more = len(records) > len(shown)
+            end = shown[-1].sequence if more else (1 if newest_first else head)
             return pb.ListEventsResponse(
-                events=[record.event for record in records[:limit]],
+                events=shown,
                 through_sequence=end,
                 more=more,
             )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as Proto
 from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from callboard.v1.message_pb2 import Message, Role
 from callboard_server import errors
@@ -21,7 +22,7 @@ LARGEST_WHOLE = 2**53
 _REQUEST_ID = 128
 _LABELS, _LABEL_KEY, _LABEL_VALUE = 32, 63, 255
 _LONGEST_DURATION = 10 * 365 * 24 * 3600
-_INPUT_ROLES = frozenset({Role.ROLE_USER, Role.ROLE_SYSTEM, Role.ROLE_ASSISTANT})
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 class Check:
@@ -82,17 +83,24 @@ class Check:
         if field.enum_type is None:
             raise TypeError(f"{name} is no enum")
         known = field.enum_type.values_by_number
-        for value in given if field.is_repeated else [given]:
+        for index, value in enumerate(given if field.is_repeated else [given]):
             if value not in known:
                 listed = ", ".join(f"{entry.name} = {number}" for number, entry in known.items())
-                self.wrong(prefix + name, f"{value} is none of {listed}")
+                place = f"{name}[{index}]" if field.is_repeated else name
+                self.wrong(prefix + place, f"{value} is none of {listed}")
 
     def duration(self, field: str, value: Duration, *, longest: float = _LONGEST_DURATION) -> None:
         seconds = value.seconds + value.nanos / 1e9
         if not 0 < seconds <= longest:
             self.wrong(field, f"is {seconds:g} s; it must be more than 0 and at most {longest:g} s")
 
+    def timestamp(self, field: str, value: Timestamp) -> None:
+        if not (_FIRST_SECOND <= value.seconds <= _LAST_SECOND and 0 <= value.nanos < 10**9):
+            self.wrong(field, "is no time between the years 1 and 9999")
+
     def struct(self, field: str, value: Struct) -> None:
+        if value.ByteSize() > EVENT_BYTES:
+            raise errors.request_too_large(value.ByteSize(), EVENT_BYTES, field)
         self._fields(field, value.fields, 1)
 
     def _fields(self, field: str, fields: Mapping[str, Value], depth: int) -> None:
@@ -137,7 +145,7 @@ class Check:
         self.enum(message, "role", prefix=f"{field}.")
         if message.role == Role.ROLE_UNSPECIFIED:
             self.wrong(f"{field}.role", "is required")
-        elif not any_role and message.role not in _INPUT_ROLES:
+        elif not any_role and message.role == Role.ROLE_TOOL:
             self.wrong(f"{field}.role", "must be ROLE_USER, ROLE_SYSTEM or ROLE_ASSISTANT here")
         if not message.content:
             self.wrong(f"{field}.content", "is required: at least one block")

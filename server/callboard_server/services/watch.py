@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from callboard.v1.event_pb2 import Event
 from callboard.v1.job_pb2 import Job, WatchJobsRequest, WatchJobsResponse
 from callboard.v1.lifecycle_pb2 import Until
 from callboard.v1.run_pb2 import Run, StreamEnd
@@ -14,13 +15,15 @@ from callboard_server.engine.engine import Engine, find_thread
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Batch, SessionReader
 from callboard_server.engine.present import show_job
+from callboard_server.log.events import kinds
 from callboard_server.log.fold import JOB_KINDS, JobsFold
 from callboard_server.rpc import Call
+from callboard_server.services.paging import fitting
 from callboard_server.services.streams import check_cursor
 from callboard_server.store.base import EventFilter, JobRow, Reader
 
 _SNAPSHOT_JOBS = 50
-_WANTED = EventFilter(kinds=JOB_KINDS)
+_WANTED = EventFilter(kinds=JOB_KINDS | kinds("thread_deleted"))
 
 
 @dataclass(slots=True)
@@ -35,6 +38,8 @@ class _Watch:
     states: dict[str, int] = field(default_factory=dict)
     """The states of the jobs that were shown, by id."""
     snapshot: list[Job] = field(default_factory=list)
+    deleted: bool = False
+    """Whether the thread that it is about is gone."""
 
     def shows(self, job: Job) -> bool:
         if self.request.job_id:
@@ -48,11 +53,22 @@ class _Watch:
         """Returns the jobs that a batch changed, each as it stood after its change."""
         changed = []
         for record in batch.records:
-            job = self.fold.apply(record.event)
-            if job is not None and self.shows(job):
+            job = self._apply(record.event)
+            if job is not None:
                 changed.append(job)
-        self._note(changed)
         return changed
+
+    def _apply(self, event: Event) -> Job | None:
+        """Applies an event; returns the job that it changed, if that is to be shown."""
+        if event.HasField("thread_deleted"):
+            self.states.pop(event.thread_id, None)
+            self.deleted |= event.thread_id in (self.request.job_id, self.parent_thread_id)
+            return None
+        job = self.fold.apply(event)
+        if job is None or not self.shows(job):
+            return None
+        self._note([job])
+        return job
 
     def _note(self, shown: Iterable[Job]) -> None:
         for job in shown:
@@ -74,12 +90,12 @@ class _Watch:
     def replay(self, reader: Reader, through: int) -> None:
         """Starts from how the jobs stood at a sequence."""
         for record in reader.events(self.session, _WANTED, through=through):
-            job = self.fold.apply(record.event)
-            if job is not None and self.shows(job):
-                self._note([job])
+            self._apply(record.event)
 
     @property
     def end(self) -> StreamEnd | None:
+        if self.deleted:
+            return StreamEnd(reason=StreamEnd.REASON_DELETED)
         states = set(self.states.values())
         until = self.request.until
         if until in (Until.UNTIL_DONE, Until.UNTIL_DONE_OR_ACTION) and states <= TERMINAL:
@@ -105,6 +121,9 @@ async def watch_jobs(engine: Engine, call: Call, request: WatchJobsRequest) -> A
         async for batch in reader.batches():
             changed, through = watch.changes(batch), batch.through
             end = watch.end if batch.caught_up else None
+            while changed != (fit := list(fitting(changed))):
+                changed = changed[len(fit) :]
+                yield _frame(fit, fit[-1].sequence, None)
             yield _frame(changed, through, end)
             if end is not None:
                 return
@@ -134,9 +153,9 @@ def _open(reader: Reader, tenant: str, request: WatchJobsRequest) -> _Watch:
 def _snapshot(watch: _Watch, through: int) -> Iterator[bytes]:
     """The snapshot in frames. Only the last has a cursor: a part of it is no place to resume."""
     shown = watch.snapshot
-    while len(shown) > _SNAPSHOT_JOBS:
-        yield _frame(shown[:_SNAPSHOT_JOBS], 0, None, snapshot=True)
-        shown = shown[_SNAPSHOT_JOBS:]
+    while shown != (fit := list(fitting(shown[:_SNAPSHOT_JOBS]))):
+        yield _frame(fit, 0, None, snapshot=True)
+        shown = shown[len(fit) :]
     yield _frame(shown, through, watch.end, snapshot=True)
 
 
