@@ -49,6 +49,7 @@ def running(
         [*COMMAND, *arguments],
         env=env,
         cwd=cwd,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cli.conftest import Result, Run, environment
+from tests.cli.conftest import Result, Run, environment, running
 from tests.cli.terminal import Terminal
 
 Say = Callable[..., Result]
@@ -70,6 +70,18 @@ def test_json_is_the_events(say: Say) -> None:
     sequences = [int(event["sequence"]) for event in events]
     assert sequences == sorted(set(sequences))
     assert any("tool_started" in event for event in events)
+
+
+def test_a_reader_that_goes_away_is_no_error(address: str) -> None:
+    with running("chat", "countdown", "--json", env=environment(address)) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None and process.stderr is not None
+        process.stdin.write("2\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(10) == 1
 
 
 def test_unknown_agent_and_thread(say: Say) -> None:

@@ -34,9 +34,13 @@ def test_version(run: Run) -> None:
     assert run("--version").out == "0.1.0\n"
 
 
-def test_options_stand_before_and_after_the_command(run: Run, address: str) -> None:
+def test_options_stand_before_and_after_the_command(
+    run: Run, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLBOARD_SERVER", "127.0.0.1:1")
     before = run("--server", address, "--json", "agents")
     after = run("agents", "--server", f"grpc://{address}", "--json")
+    assert before.code == after.code == 0
     assert before.objects == after.objects
 
 

@@ -60,3 +60,8 @@ async def parent(ctx: Context) -> str:
     jobs = [await ctx.jobs.launch("stepper", f"part {number}") for number in range(2)]
     done = await ctx.client.jobs.wait([job.job_id for job in jobs])
     return f"{len(done)} parts"
+
+
+def blocking(ctx: SyncContext) -> None:
+    """Blocks its thread for good."""
+    time.sleep(3600)

@@ -21,7 +21,7 @@ class ServerProcess:
 
     def __init__(self, config: Path, db: Path) -> None:
         self._config = config
-        self._db = db
+        self.db = db
         self._errors = db.with_suffix(".stderr")
         self.port = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -47,7 +47,7 @@ class ServerProcess:
                 sys.executable,
                 RUN,
                 self._config,
-                self._db,
+                self.db,
                 str(self.port),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,

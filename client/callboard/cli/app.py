@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -89,6 +90,6 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    context.obj = Options(
-        server or DEFAULT_SERVER, as_json, DEFAULT_TIMEOUT if timeout is None else timeout
-    )
+    # Not by Typer: the variable must not outdo an option that stands elsewhere.
+    server = server or os.environ.get("CALLBOARD_SERVER") or DEFAULT_SERVER
+    context.obj = Options(server, as_json, DEFAULT_TIMEOUT if timeout is None else timeout)

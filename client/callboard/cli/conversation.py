@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from callboard import CallboardError, Client, Delta, Event, EventStream, RunState
+from callboard import Client, Delta, Event, EventStream, RunState
 
 
 class Listener(Protocol):
@@ -40,7 +40,7 @@ class Conversation:
         self._follower: threading.Thread | None = None
         self._changed = threading.Condition()
         self._ends: dict[str, RunState.ValueType] = {}
-        self._failure: CallboardError | None = None
+        self._failure: BaseException | None = None
         if thread_id is not None:
             self._listen(thread_id, client.threads.get(thread_id).head_sequence)
 
@@ -51,7 +51,7 @@ class Conversation:
             Whether the run that answers succeeded.
 
         Raises:
-            CallboardError: If it cannot be said, or nobody listens any more.
+            CallboardError: If it cannot be said. What ended the listening is raised, too.
         """
         run = self._client.runs.create(self._agent, message, thread_id=self._thread_id)
         if self._stream is None:
@@ -83,7 +83,8 @@ class Conversation:
                 self._listener.show(item)
                 if isinstance(item, Event):
                     self._note_end(item)
-        except CallboardError as error:
+        except BaseException as error:
+            # Whoever waits must hear of it, also that nobody reads the output any more.
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()

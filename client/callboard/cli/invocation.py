@@ -29,8 +29,7 @@ ServerOption = Annotated[
     typer.Option(
         "--server",
         metavar="ADDRESS",
-        envvar="CALLBOARD_SERVER",
-        help="Where the server is; 127.0.0.1:50051 when left out.",
+        help="Where the server is; $CALLBOARD_SERVER or 127.0.0.1:50051 when left out.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

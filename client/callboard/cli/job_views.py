@@ -45,7 +45,7 @@ def job_details(job: Job) -> RenderableType:
             ("runs", str(job.run_count) if job.run_count > 1 else None),
             ("attempt", str(job.attempt) if job.attempt > 1 else None),
             ("launched", local_time(job.create_time)),
-            ("timeout", format_duration(job.timeout.seconds) if job.HasField("timeout") else None),
+            ("timeout", _timeout_words(job)),
             ("tokens", _usage_words(job.outcome.usage)),
             ("error", _error_text(job)),
         ]
@@ -110,6 +110,10 @@ def _progress_or_task(job: Job) -> Text:
 def _bar(progress: Progress) -> Text:
     done = min(_BAR_WIDTH, _BAR_WIDTH * progress.current // progress.total)
     return Text.assemble(("━" * done, "cyan"), ("─" * (_BAR_WIDTH - done), "dim"))
+
+
+def _timeout_words(job: Job) -> str:
+    return format_duration(job.timeout.ToNanoseconds() / 1e9) if job.HasField("timeout") else ""
 
 
 def _waiting_words(waiting: WaitingFor) -> str:
