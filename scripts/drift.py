@@ -11,8 +11,7 @@ def settle(generated: Path, committed: Path, pattern: str, *, check: bool) -> in
 
     With `check` nothing is written: differences are printed, and 1 is returned if there are any.
     """
-    new = {path.relative_to(generated): path.read_text() for path in generated.rglob(pattern)}
-    old = {path.relative_to(committed): path.read_text() for path in committed.rglob(pattern)}
+    new, old = _read(generated, pattern), _read(committed, pattern)
     changed = sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name))
     for name in changed:
         target = committed / name
@@ -36,3 +35,11 @@ def settle(generated: Path, committed: Path, pattern: str, *, check: bool) -> in
         )
         return 1
     return 0
+
+
+def _read(folder: Path, pattern: str) -> dict[Path, str]:
+    return {
+        path.relative_to(folder): path.read_text()
+        for path in folder.rglob(pattern)
+        if path.parent.name != "__pycache__"
+    }

@@ -89,6 +89,7 @@ class Execution:
             Fenced: The run is no longer this claim's.
         """
         for event in events:
+            event.actor.CopyFrom(self.actor)
             _check_size(event)
         posted = self._take_posted()
         await self._write(lambda tx: _record_all(tx, self._held(tx), [*posted, *events]))
