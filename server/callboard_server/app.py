@@ -107,4 +107,5 @@ def _sqlite(config: ServerConfig, worker_id: str) -> SqliteStore:
 
 def _caller_of(claim: Claim) -> Caller:
     """A run calls in the name of its agent, within its tenant."""
-    return Caller(claim.tenant, Actor(kind=Actor.KIND_ASSISTANT, name=claim.run.agent))
+    actor = Actor(kind=Actor.KIND_ASSISTANT, name=claim.run.agent)
+    return Caller(claim.tenant, actor, claim.run.run_id)

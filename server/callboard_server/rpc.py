@@ -94,8 +94,11 @@ class Router:
         method, started = self.methods[path], time.perf_counter()
         try:
             response: Message = await method.implementation(self._decode(method, data), call)
+            answer = response.SerializeToString()
+            if len(answer) > self._max_bytes:
+                raise errors.request_too_large(len(answer), self._max_bytes, "the answer")
             log.debug("call", **_names(method, call), ms=_milliseconds(started))
-            return response.SerializeToString()
+            return answer
         except Exception as error:
             raise _service_error(error, _names(method, call)) from error
 

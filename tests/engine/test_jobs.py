@@ -121,6 +121,28 @@ async def test_a_cancel_reaches_the_jobs_below_only_when_it_cascades(
         await sound_log(client, top.job_id)
 
 
+async def test_a_run_that_is_cancelled_takes_along_only_the_jobs_that_it_launched(
+    tmp_path: Path, gates: Gates
+) -> None:
+    async def boss(ctx: Context) -> None:
+        child = await ctx.jobs.launch("worker", "launched by the run")
+        await ctx.client.jobs.wait(child.job_id)
+
+    async with local([boss, *gates.agents], tmp_path / "jobs.db") as client:
+        home = await client.threads.create()
+        run = await client.runs.create("boss", "go", thread_id=home.thread_id)
+        await gates.entered("launched by the run")
+        mine = await client.jobs.launch("worker", "mine", parent_thread_id=home.thread_id)
+        await gates.entered("mine")
+        await client.runs.cancel(run.run_id, cascade=True)
+        own, other = [j async for j in client.jobs.list(parent_thread_id=home.thread_id)][::-1]
+        assert (own.parent_run_id, other.parent_run_id) == (run.run_id, "")
+        assert (await finished(client, own)).state == CANCELLED
+        gates.open("mine")
+        assert (await finished(client, mine)).state == SUCCEEDED
+        await sound_log(client, home.thread_id)
+
+
 async def test_jobs_are_listed_by_parent_labels_and_state(
     client: AsyncClient, gates: Gates
 ) -> None:

@@ -97,6 +97,7 @@ class Job(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job: the id of its thread."""
     run_id: _builtins.str
@@ -121,6 +122,8 @@ class Job(_message.Message):
     """How many runs have worked on it, the current one included: 1 plus the updates."""
     sequence: _builtins.int
     """The sequence of the session's log that this reflects."""
+    parent_run_id: _builtins.str
+    """The run that launched it; empty where a caller did."""
     @_builtins.property
     def waiting_for(self) -> _lifecycle_pb2.WaitingFor:
         """What it waits for while it is not running."""
@@ -176,10 +179,11 @@ class Job(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        parent_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "outcome", b"outcome", "progress", b"progress", "start_time", b"start_time", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "outcome", b"outcome", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -188,13 +188,19 @@ def release_due(tx: Transaction, now: float) -> None:
         line.advance()
 
 
-def cancel_run(tx: Transaction, run: RunRow, actor: Actor, *, cascade: bool = False) -> None:
-    """Cancels a run, and with `cascade` all that runs below its thread."""
-    ThreadLine(tx, run.thread).stop(run, CANCELLED, actor)
+def cancel_run(tx: Transaction, run: RunRow, actor: Actor, *, cascade: bool) -> None:
+    """Cancels a run, and with `cascade` the jobs that it has launched, with all below them."""
+    ThreadLine(tx, run.thread).stop(run, CANCELLED, actor, cascade=cascade)
     if cascade:
-        for thread in tx.threads_below(run.thread.key):
-            if thread is not run.thread:
-                cancel_thread(tx, thread, actor)
+        for job in tx.jobs_of_session(run.thread.session.key):
+            if job.data.parent_run_id == run.data.run_id:
+                cancel_tree(tx, job.thread, actor)
+
+
+def cancel_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> None:
+    """Cancels everything on a thread and on all threads below it."""
+    for each in tx.threads_below(thread.key):
+        cancel_thread(tx, each, actor)
 
 
 def cancel_thread(tx: Transaction, thread: ThreadRow, actor: Actor) -> None:

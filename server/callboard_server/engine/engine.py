@@ -56,6 +56,8 @@ class Caller:
 
     tenant: str
     actor: Actor
+    run_id: str = ""
+    """The run that calls, where a run does."""
 
 
 @dataclass(frozen=True, slots=True)

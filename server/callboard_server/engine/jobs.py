@@ -16,6 +16,7 @@ from callboard_server.engine.admission import (
     NewThread,
     admit,
     cancel_thread,
+    cancel_tree,
     open_session,
     open_thread,
 )
@@ -34,6 +35,7 @@ class NewJob:
     run: NewRun
     task: str
     parent_thread_id: str = ""
+    parent_run_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     notify: JobNotify.ValueType = JobNotify.JOB_NOTIFY_OUTCOME_AND_ACTIONS
     context: JobContext.ValueType = JobContext.JOB_CONTEXT_ISOLATED
@@ -83,6 +85,7 @@ def _parent(tx: Transaction, tenant: str, thread_id: str) -> ThreadRow | None:
 def _describe(event: Event, new: NewJob) -> None:
     launched = event.job_launched
     launched.parent_thread_id = new.parent_thread_id
+    launched.parent_run_id = new.parent_run_id
     launched.assistant_id, launched.agent = new.run.assistant_id, new.run.agent
     launched.task = new.task
     launched.labels.update(new.labels)
@@ -154,6 +157,7 @@ def update(
 
 def cancel(tx: Transaction, job: JobRow, actor: Actor, *, cascade: bool) -> None:
     """Cancels whatever is active or waiting on a job's thread, and with `cascade` below it."""
-    threads = tx.threads_below(job.thread.key) if cascade else [job.thread]
-    for thread in threads:
-        cancel_thread(tx, thread, actor)
+    if cascade:
+        cancel_tree(tx, job.thread, actor)
+    else:
+        cancel_thread(tx, job.thread, actor)

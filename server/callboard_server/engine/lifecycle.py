@@ -5,7 +5,6 @@ from __future__ import annotations
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Actor, Event
 from callboard.v1.lifecycle_pb2 import Outcome, RunError, RunState
-from callboard.v1.run_pb2 import Run
 from callboard_server.log.events import THREAD_STATE, kind_of
 from callboard_server.log.fold import VALUE_KINDS, ThreadFold, apply_to_run
 from callboard_server.store.base import EventFilter, RunRow, ThreadRow, Transaction
@@ -157,7 +156,15 @@ class ThreadLine:
         record(self._tx, run, event)
         self.advance()
 
-    def stop(self, run: RunRow, state: RunState.ValueType, actor: Actor, by: str = "") -> None:
+    def stop(
+        self,
+        run: RunRow,
+        state: RunState.ValueType,
+        actor: Actor,
+        *,
+        by: str = "",
+        cascade: bool = False,
+    ) -> None:
         """Ends a run for a reason from outside: at once, or by asking running code to stop."""
         if run.data.state in TERMINAL or run.stop:
             return
@@ -169,6 +176,7 @@ class ThreadLine:
         event = Event(actor=actor)
         event.run_cancel_requested.state = state
         event.run_cancel_requested.superseded_by_run_id = by
+        event.run_cancel_requested.cascade = cascade
         record(self._tx, run, event)
 
     def finish(
@@ -221,10 +229,6 @@ def stopped(state: RunState.ValueType, by: str = "") -> Outcome:
     if by:
         error.metadata["run_id"] = by
     return Outcome(error=error)
-
-
-def is_live(run: Run) -> bool:
-    return run.state not in TERMINAL
 
 
 def _check_move(run: RunRow, state: int) -> None:

@@ -133,6 +133,7 @@ def launched_job(event: Event) -> Job:
         job_id=event.thread_id,
         session_id=event.session_id,
         parent_thread_id=made.parent_thread_id,
+        parent_run_id=made.parent_run_id,
         assistant_id=made.assistant_id,
         agent=made.agent,
         task=made.task,

@@ -75,6 +75,7 @@ class JobServicer:
             ),
             task=request.task,
             parent_thread_id=request.parent_thread_id,
+            parent_run_id=call.caller.run_id,
             labels=request.labels,
             notify=request.notify or JobNotify.JOB_NOTIFY_OUTCOME_AND_ACTIONS,
             context=request.context or JobContext.JOB_CONTEXT_ISOLATED,
