@@ -64,6 +64,7 @@ from callboard.v1.thread_pb2 import (
     UpdateThreadRequest,
     UpdateThreadStateRequest,
 )
+from callboard_server import Context
 from tests.rpc.refusals import DOMAIN, Refusal, read_refusal, refusal_of
 from tests.support.gates import Gates
 from tests.support.serving import Served, log_of, served
@@ -515,6 +516,21 @@ async def test_values_may_not_grow_beyond_an_event(server: Served) -> None:
     found = await refusal_of(call(server, request))
     assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE")
     assert await log_of(server.client, thread) == before
+
+
+async def test_an_answer_that_does_not_fit_is_refused_in_words(tmp_path: Path) -> None:
+    async def verbose(ctx: Context) -> str:
+        return "x" * 100_000
+
+    async with served([verbose], tmp_path / "small.db", max_message_bytes=250_000) as server:
+        jobs = [await server.client.jobs.launch("verbose", "speak") for _ in range(3)]
+        ids = [job.job_id for job in jobs]
+        for job_id in ids:
+            await server.client.jobs.wait(job_id)
+        found = await refusal_of(call(server, BatchGetJobsRequest(job_ids=ids)))
+        assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE")
+        assert "the answer takes" in found.message
+        assert len((await server.client.jobs.batch_get(ids[:2])).jobs) == 2
 
 
 async def test_answers_fit_into_the_largest_message(tmp_path: Path, gates: Gates) -> None:
