@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +58,10 @@ async def serve(
         await asyncio.gather(server.refuse(), app.engine.drain())
         await server.stop(settings.grace)
     log.info("stopped")
+    if app.engine.dispatcher.has_leftovers:
+        # What did not stop when it was asked to would keep the process for ever.
+        sys.stderr.flush()
+        os._exit(0)
 
 
 async def _follow_store(server: GrpcServer, store: Store) -> None:

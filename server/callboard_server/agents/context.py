@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cached_property
@@ -328,7 +329,7 @@ class ContextJobs:
     def __init__(self, client: AsyncClient, run: Run) -> None:
         self._client = client
         self._run = run
-        self._launches = 0
+        self._launches: Counter[str] = Counter()
 
     async def launch(
         self, agent: str, task: str, *, request_id: str | None = None, **options: Any
@@ -336,10 +337,11 @@ class ContextJobs:
         """Launches a job below this thread; see `AsyncClient.jobs.launch`.
 
         A launch that is repeated after a crash is the same launch: its request_id follows from the
-        run and the tool call, or the number of launches before it.
+        run, the step or tool call in which it stands, and the number of launches before it there.
         """
-        self._launches += 1
-        place = _tool_call.get() or f"launch-{self._launches}"
+        place = "/".join((*_step_path.get(), _tool_call.get()))
+        self._launches[place] += 1
+        place += f"#{self._launches[place]}"
         return await self._client.jobs.launch(
             agent,
             task,

@@ -34,9 +34,13 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
             answer.set_exception(error)
 
     def run() -> None:
-        result, error = None, None
+        result: T | None = None
+        error: BaseException | None = None
         try:
             result = context.run(function, *args, **kwargs)
+        except StopIteration:
+            # No future can carry it.
+            error = RuntimeError("the function raised StopIteration")
         except BaseException as raised:
             error = raised
         try:

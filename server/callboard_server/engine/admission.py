@@ -15,7 +15,7 @@ from callboard.v1.message_pb2 import Message
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server import errors
-from callboard_server.engine.lifecycle import CANCELLED, SUPERSEDED, ThreadLine, touch
+from callboard_server.engine.lifecycle import CANCELLED, SUPERSEDED, TERMINAL, ThreadLine, touch
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.fold import created_run, merge_patch
 from callboard_server.store.base import RunRow, SessionRow, ThreadRow, Transaction
@@ -190,6 +190,8 @@ def release_due(tx: Transaction, now: float) -> None:
 
 def cancel_run(tx: Transaction, run: RunRow, actor: Actor, *, cascade: bool) -> None:
     """Cancels a run, and with `cascade` the jobs that it has launched, with all below them."""
+    if run.data.state in TERMINAL:
+        return
     ThreadLine(tx, run.thread).stop(run, CANCELLED, actor, cascade=cascade)
     if cascade:
         for job in tx.jobs_of_session(run.thread.session.key):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,8 @@ class _Job:
     """What its agent works with; None until it begins."""
     stopping: bool = False
     """Whether it shall end before its agent begins."""
+    lost: bool = False
+    """Whether its store failed it, and it only waits to be given back."""
     fence: asyncio.TimerHandle | None = None
     """Fires when the grace to stop is over."""
     deadline: asyncio.TimerHandle | None = None
@@ -116,6 +119,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._draining = False
         self._due: asyncio.TimerHandle | None = None
+        self._planning = asyncio.Lock()
         self._backlog = True
         """Whether runs may be ready that nobody has claimed."""
         self._stopped_early: set[int] = set()
@@ -219,6 +223,15 @@ class Dispatcher:
         for job in self._at_work.values():
             _interrupt(job)
         await self._all_ended()
+        for job in list(self._at_work.values()):
+            log.warning("agent ignores the request to stop", **_names(job.execution.claim))
+            with suppress(StoreError):
+                await self._try_to_give_back(job.execution)
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether code of agents is at work that did not stop when the server drained."""
+        return self._draining and bool(self._at_work)
 
     async def _all_ended(self) -> None:
         """Waits for everything at work, no longer than the grace."""
@@ -262,19 +275,21 @@ class Dispatcher:
 
     async def plan_due(self) -> None:
         """Sets the timer for the next delayed run."""
-        due = await self._store.read(lambda reader: reader.next_due())
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
-        if due is not None and not self._draining:
-            delay = max(0.0, due - time.time())
-            loop = asyncio.get_running_loop()
-            self._due = loop.call_later(delay, lambda: loop.create_task(self._release_due()))
+        # One at a time: an older answer must not undo what a newer one has set.
+        async with self._planning:
+            due = await self._store.read(lambda reader: reader.next_due())
+            if self._due is not None:
+                self._due.cancel()
+                self._due = None
+            if due is not None and not self._draining:
+                delay = max(0.0, due - time.time())
+                loop = asyncio.get_running_loop()
+                self._due = loop.call_later(delay, lambda: loop.create_task(self._release_due()))
 
     async def _release_due(self) -> None:
         try:
             await self._store.write(lambda tx: release_due(tx, tx.now / 1e9))
-            self._wake.set()
+            self._look_for_ready()
             await self.plan_due()
         except StoreError as error:
             log.error("cannot release delayed runs", reason=str(error))
@@ -292,12 +307,16 @@ class Dispatcher:
     async def _fence(self, job: _Job) -> None:
         """Ends a run whose code did not stop in time; whatever it still writes is refused."""
         claim = job.execution.claim
-        try:
-            await job.execution.finish(FAILED, Outcome())
-        except Fenced:
-            log.debug("run stopped just in time", **_names(claim))
-        except StoreError as error:
-            log.error("cannot fence a run", run=claim.run.run_id, reason=str(error))
+        while not job.lost:
+            try:
+                await job.execution.finish(FAILED, Outcome())
+                break
+            except Fenced:
+                log.debug("run stopped just in time", **_names(claim))
+                break
+            except StoreError as error:
+                log.error("cannot fence a run", **_names(claim), problem=str(error))
+                await asyncio.sleep(STORE_RETRY)
         if self._at_work.get(claim.run_key) is job:
             log.warning("agent ignores the request to stop", **_names(claim))
             self._ended(job)
@@ -311,10 +330,13 @@ class Dispatcher:
             if run is not None and run.data.claim_epoch == claim.run.claim_epoch:
                 ThreadLine(tx, run.thread).stop(run, TIMED_OUT, SERVER)
 
-        try:
-            await self._store.write(operation)
-        except StoreError as error:
-            log.error("cannot time a run out", run=claim.run.run_id, reason=str(error))
+        while True:
+            try:
+                await self._store.write(operation)
+                return
+            except StoreError as error:
+                log.error("cannot time a run out", **_names(claim), problem=str(error))
+                await asyncio.sleep(STORE_RETRY)
 
     # Running
 
@@ -362,6 +384,22 @@ class Dispatcher:
             except StoreError as error:
                 log.error("the store does not take what the run writes", problem=str(error))
                 await self._give_back_later(execution)
+            except Exception as error:
+                await self._end_unwritable(execution, error)
+
+    async def _end_unwritable(self, execution: Execution, error: Exception) -> None:
+        """Ends a run whose last words cannot be written, without them."""
+        failure = describe_failure(error)
+        log.error("run cannot end as it should", error_id=failure.error_id, trace=failure.trace)
+        outcome = _failed(f"the run's end could not be written: {failure}")
+        outcome.error.error_id = failure.error_id
+        execution.drop_unwritten()
+        try:
+            await execution.finish(FAILED, outcome)
+        except Fenced:
+            return
+        except StoreError:
+            await self._give_back_later(execution)
 
     async def _run_agent(self, execution: Execution) -> None:
         agent = self._registry.get(execution.run.agent)
@@ -397,15 +435,20 @@ class Dispatcher:
 
         It goes on from what is recorded then. If this process ends first, the next one rescues it.
         """
+        # A stop that is asked for meanwhile must not part the run from who gives it back.
+        job = self._at_work.get(execution.claim.run_key)
+        if job is not None:
+            job.lost = True
+        execution.drop_unwritten()
         while not self._draining:
             await asyncio.sleep(STORE_RETRY)
-            try:
-                await execution.give_back()
-            except StoreError:
-                continue
-            except Fenced:
+            with suppress(StoreError):
+                await self._try_to_give_back(execution)
                 return
-            return
+
+    async def _try_to_give_back(self, execution: Execution) -> None:
+        with suppress(Fenced):
+            await execution.give_back()
 
     async def _end_stopped(self, execution: Execution) -> None:
         # The task was cancelled: what is left to do must not be.
@@ -441,7 +484,7 @@ def _interrupt(job: _Job) -> None:
     """Cancels a run's code. A task that has not begun must begin: it writes the run's end."""
     if job.context is None:
         job.stopping = True
-    else:
+    elif not job.lost:
         job.context.stop()
         job.task.cancel()
 
@@ -460,7 +503,8 @@ def _names(claim: Claim) -> dict[str, object]:
 def _failed(
     message: str, reason: ErrorReason.ValueType = ErrorReason.ERROR_REASON_AGENT_FAILED
 ) -> Outcome:
-    text = message[:_ERROR_TEXT]
+    # What no UTF-8 can hold must not keep a run from its end.
+    text = message[:_ERROR_TEXT].encode("utf-8", "replace").decode()
     return Outcome(error=RunError(code=_GRPC_UNKNOWN, reason=reason, message=text))
 
 

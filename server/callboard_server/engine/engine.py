@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 from google.protobuf.message import Message as Proto
@@ -146,6 +146,7 @@ class Engine:
             client_for=client_for,
         )
         self.draining = False
+        self._admitting: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Opens the store and starts to run what is there to run.
@@ -180,6 +181,8 @@ class Engine:
         """Ends the streams, and what runs is given back or ends within the grace."""
         self.draining = True
         self.hub.drain()
+        if self._admitting:
+            await asyncio.wait(self._admitting)
         await self.dispatcher.drain()
 
     async def close(self) -> None:
@@ -202,7 +205,10 @@ class Engine:
         """
         if self.draining:
             raise errors.draining()
-        return await asyncio.shield(asyncio.create_task(self._admit(key, answer_type, operation)))
+        admitting = asyncio.create_task(self._admit(key, answer_type, operation))
+        self._admitting.add(admitting)
+        admitting.add_done_callback(self._admitting.discard)
+        return await asyncio.shield(admitting)
 
     async def _admit(
         self,

@@ -39,6 +39,7 @@ from callboard_server.store.base import (
 
 T = TypeVar("T")
 
+_CUT_OFF_BYTES = EVENT_BYTES // 8
 BUFFER = 1000
 """How many posted events may wait for their commit before posting waits, too."""
 
@@ -269,6 +270,12 @@ class Execution:
         _check_size(event)
         return event
 
+    def drop_unwritten(self) -> None:
+        """Forgets what was posted or streamed and is not committed."""
+        self._posted.clear()
+        self._writing.clear()
+        self._failure = None
+
     def _cut_off_messages(self) -> list[Event]:
         """What was streamed and not committed becomes incomplete messages."""
         events = []
@@ -282,7 +289,9 @@ class Execution:
             for _, (kind, text) in sorted(open_message.blocks.items()):
                 # A tool call that was cut off is not one.
                 if kind == Delta.KIND_TEXT and text:
-                    message.content.add(text=Text(text=text.decode()))
+                    # The beginning of it, where it is more than an event can hold.
+                    kept = text[:_CUT_OFF_BYTES].decode(errors="ignore")
+                    message.content.add(text=Text(text=kept))
             if message.content:
                 events.append(self.message_event(message))
         self._writing.clear()

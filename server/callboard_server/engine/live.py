@@ -53,16 +53,20 @@ class OpenMessage:
     blocks: dict[int, tuple[Delta.Kind.ValueType, bytearray]] = field(default_factory=dict)
     """By index: the kind and the UTF-8 text so far."""
 
-    def pieces(self, sent: dict[tuple[str, int], int]) -> list[Delta]:
-        """Returns what comes after the offsets in `sent`, and moves them on."""
+    def pieces(self, sent: dict[tuple[str, int], int], room: int) -> list[Delta]:
+        """Returns what comes after the offsets in `sent`, up to `room` bytes; moves them on."""
         deltas = []
         for index, (kind, text) in self.blocks.items():
             offset = sent.get((self.message_id, index), 0)
-            if offset < len(text):
-                piece = Delta(index=index, offset=offset, kind=kind, text=text[offset:].decode())
-                piece.MergeFrom(self.header)
-                deltas.append(piece)
-                sent[self.message_id, index] = len(text)
+            # A character that is cut in two comes whole with the next piece.
+            piece = text[offset : offset + room].decode(errors="ignore")
+            if piece:
+                delta = Delta(index=index, offset=offset, kind=kind, text=piece)
+                delta.MergeFrom(self.header)
+                deltas.append(delta)
+                size = len(piece.encode())
+                sent[self.message_id, index] = offset + size
+                room -= size
         return deltas
 
 
@@ -139,6 +143,9 @@ class Hub:
         elif record.kind in _RUN_ENDS:
             for message in [m for m in messages.values() if m.run == record.run]:
                 del messages[message.message_id]
+        elif record.kind == _THREAD_DELETED:
+            for message in [m for m in messages.values() if m.thread == record.thread]:
+                del messages[message.message_id]
         if not messages:
             del self._open[record.session]
 
@@ -155,6 +162,7 @@ class Hub:
             feed.wake()
 
     def session_deleted(self, session: int) -> None:
+        self._open.pop(session, None)
         feed = self._feeds.get(session)
         if feed is not None:
             feed.deleted = True
@@ -322,13 +330,19 @@ class SessionReader:
     def _take_deltas(self) -> list[Delta]:
         if not self._deltas:
             return []
-        deltas = []
+        deltas: list[Delta] = []
+        room = FRAME_BYTES
         messages = self._hub.open_messages(self._session)
         for message in messages:
             if self._wanted.run in (None, message.run) and (
                 self._wanted.thread in (None, message.thread)
             ):
-                deltas += message.pieces(self._sent)
+                pieces = message.pieces(self._sent, room)
+                room -= sum(len(piece.text) for piece in pieces)
+                deltas += pieces
+        if room < FRAME_BYTES // 2:
+            # There may be more than fits into this frame.
+            self._wake.set()
         if self._sent:
             writing = {message.message_id for message in messages}
             self._sent = {key: end for key, end in self._sent.items() if key[0] in writing}

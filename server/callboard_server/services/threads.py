@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from google.protobuf.empty_pb2 import Empty
@@ -154,9 +155,13 @@ class ThreadServicer:
                 tx.delete_session(thread.session)
             return thread.session.key if thread.parent is None else 0
 
-        session = await self._engine.store.write(operation)
-        if session:
-            self._engine.hub.session_deleted(session)
+        async def delete() -> None:
+            session = await self._engine.store.write(operation)
+            if session:
+                self._engine.hub.session_deleted(session)
+
+        # Open streams end also when the caller goes away.
+        await asyncio.shield(asyncio.create_task(delete()))
         return Empty()
 
     async def CopyThread(self, request: pb.CopyThreadRequest, call: Call) -> pb.Thread:
