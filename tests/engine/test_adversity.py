@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from callboard import AsyncClient, RunState, text_of
+from callboard.v1.job_pb2 import WaitJobsRequest
 from callboard.v1.lifecycle_pb2 import WaitingFor
-from callboard.v1.run_pb2 import Delta, Run
+from callboard.v1.run_pb2 import Delta, Run, WaitRunRequest
 from callboard_server.agents.context import Context, SyncContext
 from callboard_server.agents.errors import AgentError
 from callboard_server.log.events import EVENT_BYTES
+from tests.rpc.refusals import refusal_of
 from tests.support.gates import PATIENCE, Gates
-from tests.support.serving import local, sound_log
+from tests.support.serving import local, served, sound_log
 
 SUCCEEDED, FAILED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_FAILED
 CANCELLED = RunState.RUN_STATE_CANCELLED
@@ -138,3 +140,23 @@ async def test_a_drain_does_not_wait_for_an_agent_that_never_stops(
         ended = await finished(client, run)
         assert (ended.state, ended.attempt) == (SUCCEEDED, 1)
         await sound_log(client, run.thread_id)
+
+
+async def test_who_waits_for_a_run_is_told_that_the_server_stops(
+    tmp_path: Path, gates: Gates
+) -> None:
+    async with served(gates.agents, tmp_path / "jobs.db") as server:
+        run = await server.client.runs.create("stubborn", "it")
+        await gates.entered("it")
+        job = await server.client.jobs.launch("stubborn", "that")
+        await gates.entered("that")
+        waits = asyncio.gather(
+            refusal_of(server.runs.WaitRun(WaitRunRequest(run_id=run.run_id))),
+            refusal_of(server.jobs.WaitJobs(WaitJobsRequest(job_ids=[job.job_id]))),
+        )
+        draining = asyncio.create_task(server.app.engine.drain())
+        for told in await waits:
+            assert (told.code, told.reason) == ("UNAVAILABLE", "SERVER_DRAINING")
+        gates.open("it")
+        gates.open("that")
+        await draining

@@ -224,6 +224,10 @@ class Context:
     async def step(self, name: str, function: Callable[..., Any], *arguments: object) -> Any:
         """Does a piece of work once, also over crashes: a recorded result is not computed again.
 
+        Let the work return what it finds, and write messages and values outside of it: what a run
+        wrote before a crash is void when its function starts again, and a recorded step is not
+        repeated.
+
         Args:
             name: Names the step; the same name again is the next occurrence of it.
             function: The work, async or plain (which then runs in a thread).

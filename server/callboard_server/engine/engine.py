@@ -259,6 +259,8 @@ class Engine:
             try:
                 async with asyncio.timeout(timeout):
                     while run.state not in stops:
+                        if self.draining:
+                            raise errors.draining()
                         await changed.wait()
                         changed.clear()
                         run = await self.store.read(look)

@@ -173,6 +173,9 @@ class Hub:
         self.draining = True
         for feed in self._feeds.values():
             feed.wake()
+        for watchers in self._watched.values():
+            for watcher in watchers:
+                watcher.set()
 
     # Readers
 

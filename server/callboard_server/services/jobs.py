@@ -194,6 +194,8 @@ class JobServicer:
         try:
             async with asyncio.timeout(timeout):
                 while not _is_over(found, first):
+                    if self._engine.draining:
+                        raise errors.draining()
                     await self._wait_for_change(found, call)
                     found = await self._engine.store.read(look)
         except TimeoutError:
@@ -217,6 +219,8 @@ class JobServicer:
         finally:
             for wait in waits:
                 wait.cancel()
+            # Why one ended is seen when the jobs are looked at again.
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def WatchJobs(self, request: pb.WatchJobsRequest, call: Call) -> AsyncIterator[bytes]:
         check = Check()
