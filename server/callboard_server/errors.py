@@ -209,6 +209,15 @@ def not_a_root_thread(thread_id: str, session_id: str) -> ServiceError:
     )
 
 
+def run_over(run_id: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_RUN_OVER,
+        f"run {run_id} is over and launches nothing any more",
+        {"run_id": run_id},
+    )
+
+
 def delegation_limit(limit: str, bound: int) -> ServiceError:
     return ServiceError(
         grpc.StatusCode.FAILED_PRECONDITION,

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from callboard import AsyncClient, RunState, text_of
+from callboard import AsyncClient, FailedPrecondition, RunState, text_of
 from callboard.v1.job_pb2 import WaitJobsRequest
 from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.run_pb2 import Delta, Run, WaitRunRequest
@@ -160,3 +160,26 @@ async def test_who_waits_for_a_run_is_told_that_the_server_stops(
         gates.open("it")
         gates.open("that")
         await draining
+
+
+async def test_a_run_that_was_fenced_off_launches_nothing(tmp_path: Path, gates: Gates) -> None:
+    refused: asyncio.Future[FailedPrecondition] = asyncio.get_running_loop().create_future()
+
+    async def deaf(ctx: Context) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await ctx.client.runs.wait(ctx.run.run_id, until="done", timeout=PATIENCE)
+        try:
+            await ctx.jobs.launch("quick", "too late")
+        except FailedPrecondition as error:
+            refused.set_result(error)
+
+    async with local([deaf, *gates.agents], tmp_path / "jobs.db", grace=0.1) as client:
+        run = await client.runs.create("deaf", "go")
+        while (await client.runs.get(run.run_id)).state != RunState.RUN_STATE_RUNNING:
+            await client.server.info()
+        await client.runs.cancel(run.run_id)
+        async with asyncio.timeout(PATIENCE):
+            assert (await refused).reason == "RUN_OVER"
+        assert [job async for job in client.jobs.list()] == []

@@ -88,6 +88,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Only a root thread has a time to live or can be copied so; metadata
     "session_id" names the root.
     """
+    ERROR_REASON_RUN_OVER: _ErrorReason.ValueType  # 86
+    """FAILED_PRECONDITION. The run in whose name the call is made is over: it was stopped, or another
+    server goes on with it. What its code still does has no effect.
+    """
     ERROR_REASON_EVENTS_TRIMMED: _ErrorReason.ValueType  # 100
     """OUT_OF_RANGE. The cursor lies before the oldest event kept; metadata "oldest_sequence" has the
     first that exists.
@@ -219,6 +223,10 @@ cycles); metadata "limit" names it.
 ERROR_REASON_NOT_A_ROOT_THREAD: ErrorReason.ValueType  # 85
 """FAILED_PRECONDITION. Only a root thread has a time to live or can be copied so; metadata
 "session_id" names the root.
+"""
+ERROR_REASON_RUN_OVER: ErrorReason.ValueType  # 86
+"""FAILED_PRECONDITION. The run in whose name the call is made is over: it was stopped, or another
+server goes on with it. What its code still does has no effect.
 """
 ERROR_REASON_EVENTS_TRIMMED: ErrorReason.ValueType  # 100
 """OUT_OF_RANGE. The cursor lies before the oldest event kept; metadata "oldest_sequence" has the

@@ -20,6 +20,7 @@ from callboard_server.engine.admission import (
     open_session,
     open_thread,
 )
+from callboard_server.engine.lifecycle import RUNNING
 from callboard_server.log.fold import launched_job
 from callboard_server.store.base import JobRow, Reader, ThreadRow, Transaction
 
@@ -57,6 +58,7 @@ def launch(
     tx: Transaction, tenant: str, new: NewJob, limits: DelegationLimits, actor: Actor
 ) -> JobRow:
     """Opens a job's thread and lets its first run in."""
+    _check_run(tx, tenant, new.parent_run_id)
     parent = _parent(tx, tenant, new.parent_thread_id)
     if parent is None:
         thread = open_session(tx, tenant, new.thread, actor)
@@ -71,6 +73,15 @@ def launch(
     job = launched_job(event)
     job.run_count = 1
     return tx.add_job(thread, parent.key if parent else None, run, job)
+
+
+def _check_run(tx: Transaction, tenant: str, run_id: str) -> None:
+    """A run that was stopped can launch no more than it can write."""
+    if not run_id:
+        return
+    run = tx.run(tenant, run_id)
+    if run is None or run.data.state != RUNNING:
+        raise errors.run_over(run_id)
 
 
 def _parent(tx: Transaction, tenant: str, thread_id: str) -> ThreadRow | None:
