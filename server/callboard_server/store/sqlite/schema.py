@@ -41,7 +41,11 @@ def connect(path: str, *, synchronous: str = "FULL", read_only: bool = False) ->
     connection = sqlite3.connect(
         uri, uri=True, timeout=5, isolation_level=None, check_same_thread=False
     )
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    try:
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
