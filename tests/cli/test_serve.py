@@ -114,9 +114,9 @@ def test_backup_and_check_while_the_server_runs(
     assert copied["bytes"] == Path(f"{target}.2").stat().st_size
 
 
-def test_check_tells_what_is_wrong(run: Run, project: Path, address: str, tmp_path: Path) -> None:
+def test_check_tells_what_is_wrong(run: Run, cli: Run, project: Path, tmp_path: Path) -> None:
     copy = str(tmp_path / "copy.db")
-    run("jobs", "launch", "count_words", "a b", "--wait")
+    cli("jobs", "launch", "count_words", "a b", "--wait")
     run("db", "backup", str(project / "callboard.db"), copy)
     with sqlite3.connect(copy) as connection:
         connection.execute("UPDATE sessions SET head = head + 1")
