@@ -164,8 +164,10 @@ async def test_who_waits_for_a_run_is_told_that_the_server_stops(
 
 async def test_a_run_that_was_fenced_off_launches_nothing(tmp_path: Path, gates: Gates) -> None:
     refused: asyncio.Future[FailedPrecondition] = asyncio.get_running_loop().create_future()
+    entered = asyncio.Event()
 
     async def deaf(ctx: Context) -> None:
+        entered.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -177,8 +179,7 @@ async def test_a_run_that_was_fenced_off_launches_nothing(tmp_path: Path, gates:
 
     async with local([deaf, *gates.agents], tmp_path / "jobs.db", grace=0.1) as client:
         run = await client.runs.create("deaf", "go")
-        while (await client.runs.get(run.run_id)).state != RunState.RUN_STATE_RUNNING:
-            await client.server.info()
+        await entered.wait()
         await client.runs.cancel(run.run_id)
         async with asyncio.timeout(PATIENCE):
             assert (await refused).reason == "RUN_OVER"
