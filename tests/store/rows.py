@@ -82,7 +82,7 @@ def add_run(
     *,
     state: RunState.ValueType = QUEUED,
     ready: bool = False,
-    start_at: float | None = None,
+    due_at: float | None = None,
     trigger: RunTrigger.ValueType = RunTrigger.RUN_TRIGGER_CLIENT,
 ) -> RunRow:
     """Lets a run in and moves it to a state."""
@@ -91,7 +91,7 @@ def add_run(
     event.run_created.trigger = trigger
     tx.append(thread, event, run)
     run.data = created_run(event)
-    run.ready, run.start_at = ready, start_at
+    run.ready, run.due_at = ready, due_at
     if state != QUEUED:
         start(tx, run)
     if state in (WAITING, REQUIRES_ACTION):

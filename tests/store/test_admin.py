@@ -52,7 +52,7 @@ def work(tx: Transaction) -> None:
     tx.save_job(job)
     gone = launch(tx, root, "gone")
     delete_tree(tx, gone.thread)
-    add_run(tx, open_thread(tx, "other"), "r2", start_at=5.0)
+    add_run(tx, open_thread(tx, "other"), "r2", due_at=5.0)
 
 
 @pytest.fixture

@@ -192,12 +192,12 @@ async def test_a_row_is_written_as_it_stands_at_the_end(store: Store) -> None:
         thread = open_thread(tx, "t")
         run = add_run(tx, thread, "r")
         thread.data.current_assistant_id = "late"
-        run.start_at = 5.0
+        run.due_at = 5.0
 
     await store.write(operation)
     run = await store.read(lambda reader: reader.run(TENANT, "r"))
     assert run is not None
-    assert (run.start_at, run.thread.data.current_assistant_id) == (5.0, "late")
+    assert (run.due_at, run.thread.data.current_assistant_id) == (5.0, "late")
 
 
 async def test_the_listener_hears_of_commits_in_their_order_before_the_callers(

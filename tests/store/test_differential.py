@@ -98,10 +98,10 @@ def _perform(tx: Transaction, kind: str, *arguments: Any) -> object:
             parent = tx.thread(TENANT, above)
             if parent and tx.thread(TENANT, name) is None:
                 return show(launch(tx, parent, name, labels={"l": label}))
-        case "run", (name, run_id, ready, start_at):
+        case "run", (name, run_id, ready, due_at):
             thread = tx.thread(TENANT, name)
             if thread and tx.run(TENANT, run_id) is None:
-                return show(add_run(tx, thread, run_id, ready=ready, start_at=start_at))
+                return show(add_run(tx, thread, run_id, ready=ready, due_at=due_at))
         case "remember", (method, request_id):
             if tx.remembered(TENANT, method, request_id) is None:
                 tx.remember(TENANT, method, request_id, Remembered(b"d", request_id.encode()))
@@ -126,7 +126,7 @@ def _with_run(tx: Transaction, kind: str, run: RunRow, *rest: Any) -> object:
             start(tx, run)
         case "finish":
             finish(tx, run)
-            run.ready, run.start_at = False, None
+            run.ready, run.due_at = False, None
         case "requeue":
             run.data.state = RunState.RUN_STATE_QUEUED
             run.queued_at += rest[0] * SECOND
@@ -163,7 +163,7 @@ def look(reader: Reader, name: str, run_id: str) -> object:
         reader.ready_runs(2),
         [reader.ready_before(run)] if run else None,
         reader.running_runs(),
-        reader.due_runs(2),
+        reader.due_runs(2, 100),
         reader.next_due(),
         [
             reader.list_threads(TENANT, ALL, session=None, busy=busy, metadata=metadata)

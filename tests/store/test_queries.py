@@ -176,7 +176,7 @@ async def test_threads_by_session_and_busyness(store: Store) -> None:
         a, b = open_thread(tx, "a"), open_thread(tx, "b")
         below = open_thread(tx, "a1", parent=a)
         add_run(tx, b, state=SUCCEEDED)
-        add_run(tx, b, start_at=5.0)
+        add_run(tx, b, due_at=5.0)
         add_run(tx, below, state=RUNNING)
         open_thread(tx, "a11", parent=below)
 
@@ -316,14 +316,14 @@ async def test_delayed_runs(store: Store) -> None:
 
     def fill(tx: Transaction) -> None:
         for name, when in (("c", 30.5), ("a", 10.0), ("b", 20.0), ("a2", 10.0)):
-            add_run(tx, open_thread(tx), name, start_at=when)
+            add_run(tx, open_thread(tx), name, due_at=when)
 
     def due(reader: Reader, now: float) -> list[str]:
-        return [run.data.run_id for run in reader.due_runs(now)]
+        return [run.data.run_id for run in reader.due_runs(now, 100)]
 
     def release(tx: Transaction) -> None:
-        for run in tx.due_runs(10.0):
-            run.start_at, run.ready = None, True
+        for run in tx.due_runs(10.0, 100):
+            run.due_at, run.ready = None, True
             tx.save_run(run)
 
     await store.write(fill)
@@ -353,7 +353,7 @@ async def test_a_tree_is_what_its_runs_are(
         root = open_thread(tx)
         child = open_thread(tx, parent=root)
         sibling, leaf = open_thread(tx, parent=root), open_thread(tx, parent=child)
-        add_run(tx, leaf, state=state, start_at=5.0 if delayed else None)
+        add_run(tx, leaf, state=state, due_at=5.0 if delayed else None)
         return [root.key, child.key, leaf.key, sibling.key]
 
     above = await store.write(fill)

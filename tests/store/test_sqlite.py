@@ -474,7 +474,7 @@ def next_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     newer._migrations = list(schema.migrations._migrations)
     monkeypatch.setattr(schema, "migrations", newer)
     schema._add_migration(
-        "0002_toy",
+        "9000_toy",
         "CREATE TABLE toys (name TEXT);\nINSERT INTO toys SELECT thread_id FROM threads;\n",
     )
 
@@ -493,7 +493,7 @@ async def test_a_migration_keeps_a_copy_of_what_was_before(
     assert await store.write(add) == 3
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT name FROM toys").fetchall() == [("t",)]
-    copy = path.with_name("jobs.db.before-0002_toy")
+    copy = path.with_name("jobs.db.before-9000_toy")
     with closing(sqlite3.connect(copy)) as connection:
         tables = Database(connection).table_names()
         assert "toys" not in tables and "events" in tables
@@ -506,11 +506,11 @@ async def test_a_migration_that_fails_changes_nothing(
     open_sqlite: OpenSqlite, path: Path, next_schema: None
 ) -> None:
     newer, schema.migrations._migrations = schema.migrations._migrations, []
-    schema.migrations._migrations = newer[:1]
+    schema.migrations._migrations = newer[:-1]
     store = await open_sqlite()
     await store.write(add)
     await store.close()
-    schema._add_migration("0003_broken", "CREATE TABLE half (name TEXT);\nNONSENSE;\n")
+    schema._add_migration("9999_broken", "CREATE TABLE half (name TEXT);\nNONSENSE;\n")
     with pytest.raises(StoreError, match="NONSENSE"):
         await open_sqlite()
 
@@ -526,7 +526,7 @@ async def test_a_running_server_is_not_migrated_under_its_feet(
     open_sqlite: OpenSqlite, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = schema.migrations._migrations
-    schema.migrations._migrations = newer[:1]
+    schema.migrations._migrations = newer[:-1]
     await open_sqlite()
     schema.migrations._migrations = newer
     with pytest.raises(StoreError, match="in use by another server"):

@@ -197,7 +197,7 @@ class _RunTriggerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunTrigger
     RUN_TRIGGER_JOB: _RunTrigger.ValueType  # 2
     """It does the work of a job."""
     RUN_TRIGGER_INBOX: _RunTrigger.ValueType  # 3
-    """The thread had unread notices or input and nothing active."""
+    """A run ended before it had seen what STEER gave it, or the thread had unread notices."""
 
 class RunTrigger(_RunTrigger, metaclass=_RunTriggerEnumTypeWrapper):
     """Why there is a run."""
@@ -209,7 +209,7 @@ RUN_TRIGGER_CLIENT: RunTrigger.ValueType  # 1
 RUN_TRIGGER_JOB: RunTrigger.ValueType  # 2
 """It does the work of a job."""
 RUN_TRIGGER_INBOX: RunTrigger.ValueType  # 3
-"""The thread had unread notices or input and nothing active."""
+"""A run ended before it had seen what STEER gave it, or the thread had unread notices."""
 Global___RunTrigger: _TypeAlias = RunTrigger  # noqa: Y015
 
 class _JobContext:
@@ -308,6 +308,7 @@ class Event(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     IGNORABLE_FIELD_NUMBER: _builtins.int
     REDACTED_FIELD_NUMBER: _builtins.int
+    STEP_PATH_FIELD_NUMBER: _builtins.int
     THREAD_CREATED_FIELD_NUMBER: _builtins.int
     THREAD_UPDATED_FIELD_NUMBER: _builtins.int
     THREAD_DELETED_FIELD_NUMBER: _builtins.int
@@ -368,6 +369,12 @@ class Event(_message.Message):
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed, by the server's clock. The order is that of sequence, not of time."""
+
+    @_builtins.property
+    def step_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The steps in which it was written, outermost first, each "name#occurrence". What was written in
+        a step that is recorded stays when the run starts from the top.
+        """
 
     @_builtins.property
     def thread_created(self) -> Global___ThreadCreated:
@@ -463,7 +470,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def claim_voided(self) -> Global___ClaimVoided:
-        """What an earlier claim of a run wrote outside of steps is void."""
+        """What earlier claims of a run wrote outside of recorded steps is void."""
 
     @_builtins.property
     def action_raised(self) -> Global___ActionRaised:
@@ -514,6 +521,7 @@ class Event(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         ignorable: _builtins.bool = ...,
         redacted: _builtins.bool = ...,
+        step_path: _abc.Iterable[_builtins.str] | None = ...,
         thread_created: Global___ThreadCreated | None = ...,
         thread_updated: Global___ThreadUpdated | None = ...,
         thread_deleted: Global___ThreadDeleted | None = ...,
@@ -550,7 +558,7 @@ class Event(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action_answered", b"action_answered", "action_closed", b"action_closed", "action_raised", b"action_raised", "actor", b"actor", "assistant_changed", b"assistant_changed", "claim_voided", b"claim_voided", "context_compacted", b"context_compacted", "custom", b"custom", "job_launched", b"job_launched", "job_updated", b"job_updated", "message_added", b"message_added", "message_discarded", b"message_discarded", "model_call_finished", b"model_call_finished", "model_call_started", b"model_call_started", "notice_added", b"notice_added", "notices_read", b"notices_read", "payload", b"payload", "run_cancel_requested", b"run_cancel_requested", "run_created", b"run_created", "run_finished", b"run_finished", "run_input_added", b"run_input_added", "run_progress", b"run_progress", "run_queued", b"run_queued", "run_started", b"run_started", "run_waiting", b"run_waiting", "runs_rolled_back", b"runs_rolled_back", "step_recorded", b"step_recorded", "thread_created", b"thread_created", "thread_deleted", b"thread_deleted", "thread_idle", b"thread_idle", "thread_message_received", b"thread_message_received", "thread_message_sent", b"thread_message_sent", "thread_updated", b"thread_updated", "time", b"time", "tool_started", b"tool_started", "values_merged", b"values_merged"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_answered", b"action_answered", "action_closed", b"action_closed", "action_raised", b"action_raised", "actor", b"actor", "assistant_changed", b"assistant_changed", "attempt", b"attempt", "claim_epoch", b"claim_epoch", "claim_voided", b"claim_voided", "context_compacted", b"context_compacted", "custom", b"custom", "ignorable", b"ignorable", "job_launched", b"job_launched", "job_updated", b"job_updated", "message_added", b"message_added", "message_discarded", b"message_discarded", "model_call_finished", b"model_call_finished", "model_call_started", b"model_call_started", "notice_added", b"notice_added", "notices_read", b"notices_read", "payload", b"payload", "redacted", b"redacted", "run_cancel_requested", b"run_cancel_requested", "run_created", b"run_created", "run_finished", b"run_finished", "run_id", b"run_id", "run_input_added", b"run_input_added", "run_progress", b"run_progress", "run_queued", b"run_queued", "run_started", b"run_started", "run_waiting", b"run_waiting", "runs_rolled_back", b"runs_rolled_back", "sequence", b"sequence", "session_id", b"session_id", "step_recorded", b"step_recorded", "thread_created", b"thread_created", "thread_deleted", b"thread_deleted", "thread_id", b"thread_id", "thread_idle", b"thread_idle", "thread_message_received", b"thread_message_received", "thread_message_sent", b"thread_message_sent", "thread_updated", b"thread_updated", "time", b"time", "tool_started", b"tool_started", "values_merged", b"values_merged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_answered", b"action_answered", "action_closed", b"action_closed", "action_raised", b"action_raised", "actor", b"actor", "assistant_changed", b"assistant_changed", "attempt", b"attempt", "claim_epoch", b"claim_epoch", "claim_voided", b"claim_voided", "context_compacted", b"context_compacted", "custom", b"custom", "ignorable", b"ignorable", "job_launched", b"job_launched", "job_updated", b"job_updated", "message_added", b"message_added", "message_discarded", b"message_discarded", "model_call_finished", b"model_call_finished", "model_call_started", b"model_call_started", "notice_added", b"notice_added", "notices_read", b"notices_read", "payload", b"payload", "redacted", b"redacted", "run_cancel_requested", b"run_cancel_requested", "run_created", b"run_created", "run_finished", b"run_finished", "run_id", b"run_id", "run_input_added", b"run_input_added", "run_progress", b"run_progress", "run_queued", b"run_queued", "run_started", b"run_started", "run_waiting", b"run_waiting", "runs_rolled_back", b"runs_rolled_back", "sequence", b"sequence", "session_id", b"session_id", "step_path", b"step_path", "step_recorded", b"step_recorded", "thread_created", b"thread_created", "thread_deleted", b"thread_deleted", "thread_id", b"thread_id", "thread_idle", b"thread_idle", "thread_message_received", b"thread_message_received", "thread_message_sent", b"thread_message_sent", "thread_updated", b"thread_updated", "time", b"time", "tool_started", b"tool_started", "values_merged", b"values_merged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["thread_created", "thread_updated", "thread_deleted", "thread_idle", "message_added", "message_discarded", "values_merged", "context_compacted", "assistant_changed", "run_created", "run_started", "run_progress", "run_waiting", "run_queued", "run_input_added", "run_cancel_requested", "run_finished", "runs_rolled_back", "model_call_started", "model_call_finished", "tool_started", "step_recorded", "custom", "claim_voided", "action_raised", "action_answered", "action_closed", "job_launched", "job_updated", "thread_message_sent", "thread_message_received", "notice_added", "notices_read"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
@@ -1046,7 +1054,7 @@ class RunQueued(_message.Message):
     """Why."""
     @_builtins.property
     def start_after(self) -> _timestamp_pb2.Timestamp:
-        """When it may start at the earliest, for a retry."""
+        """When it goes on at the earliest, for a retry."""
 
     @_builtins.property
     def error(self) -> _lifecycle_pb2.RunError:
@@ -1069,11 +1077,16 @@ Global___RunQueued: _TypeAlias = RunQueued  # noqa: Y015
 
 @_typing.final
 class RunInputAdded(_message.Message):
-    """A run got further input while it ran (STEER). The messages stand in the same commit."""
+    """A run got further input after it was admitted (STEER). The messages stand before this event, in
+    the same commit.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_IDS_FIELD_NUMBER: _builtins.int
+    FROM_RUN_ID_FIELD_NUMBER: _builtins.int
+    from_run_id: _builtins.str
+    """The run that had this input and ended without having seen it. Empty where it is new."""
     @_builtins.property
     def message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The messages that were added."""
@@ -1082,10 +1095,11 @@ class RunInputAdded(_message.Message):
         self,
         *,
         message_ids: _abc.Iterable[_builtins.str] | None = ...,
+        from_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_ids", b"message_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_run_id", b"from_run_id", "message_ids", b"message_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1343,13 +1357,13 @@ Global___Custom: _TypeAlias = Custom  # noqa: Y015
 
 @_typing.final
 class ClaimVoided(_message.Message):
-    """What an earlier claim of a run wrote outside of steps is void: the run starts from the top."""
+    """What earlier claims of a run wrote outside of recorded steps is void: the run starts from the top."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLAIM_EPOCH_FIELD_NUMBER: _builtins.int
     claim_epoch: _builtins.int
-    """The claim."""
+    """The last of these claims: it and all before it."""
     def __init__(
         self,
         *,
@@ -1574,21 +1588,44 @@ class ActionClosed(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Cause:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ActionClosed._Cause.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CAUSE_UNSPECIFIED: ActionClosed._Cause.ValueType  # 0
+        """Never sent."""
+        CAUSE_DEADLINE: ActionClosed._Cause.ValueType  # 1
+        """Its deadline passed. The run goes on without an answer."""
+        CAUSE_RUN_OVER: ActionClosed._Cause.ValueType  # 2
+        """Its run ended: it was cancelled, superseded or timed out, or did without the answer."""
+
+    class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+        """What closes an action."""
+
+    CAUSE_UNSPECIFIED: ActionClosed.Cause.ValueType  # 0
+    """Never sent."""
+    CAUSE_DEADLINE: ActionClosed.Cause.ValueType  # 1
+    """Its deadline passed. The run goes on without an answer."""
+    CAUSE_RUN_OVER: ActionClosed.Cause.ValueType  # 2
+    """Its run ended: it was cancelled, superseded or timed out, or did without the answer."""
+
     ACTION_ID_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     action_id: _builtins.str
     """The action."""
-    reason: _builtins.str
-    """Why, for people."""
+    cause: Global___ActionClosed.Cause.ValueType
+    """Why."""
     def __init__(
         self,
         *,
         action_id: _builtins.str = ...,
-        reason: _builtins.str = ...,
+        cause: Global___ActionClosed.Cause.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "cause", b"cause"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

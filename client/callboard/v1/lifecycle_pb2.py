@@ -27,7 +27,7 @@ from callboard.v1 import message_pb2 as callboard_dot_v1_dot_message__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61llboard/v1/lifecycle.proto\x12\x0c\x63\x61llboard.v1\x1a\x18\x63\x61llboard/v1/error.proto\x1a\x1a\x63\x61llboard/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n\nWaitingFor\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.callboard.v1.WaitingFor.Kind\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x04 \x01(\x05\"\x82\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_SLOT\x10\x01\x12\x0f\n\x0bKIND_THREAD\x10\x02\x12\x11\n\rKIND_CHILDREN\x10\x03\x12\x0e\n\nKIND_TIMER\x10\x04\x12\x10\n\x0cKIND_ACTIONS\x10\x05\x12\x0f\n\x0bKIND_REMOTE\x10\x06\"e\n\x08Progress\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x07Outcome\x12%\n\x06result\x18\x01 \x01(\x0b\x32\x15.callboard.v1.Message\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.callboard.v1.RunError\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.callboard.v1.Usage\"\x89\x02\n\x08RunError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.callboard.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12%\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x16.callboard.v1.RunError\x12\x10\n\x08\x65rror_id\x18\x06 \x01(\t\x12\x36\n\x08metadata\x18\x07 \x03(\x0b\x32$.callboard.v1.RunError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x83\x02\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x15\n\x11RUN_STATE_WAITING\x10\x03\x12\x1d\n\x19RUN_STATE_REQUIRES_ACTION\x10\x04\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10RUN_STATE_FAILED\x10\x06\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x07\x12\x18\n\x14RUN_STATE_SUPERSEDED\x10\x08\x12\x17\n\x13RUN_STATE_TIMED_OUT\x10\t*\xfa\x01\n\x11MultitaskStrategy\x12\"\n\x1eMULTITASK_STRATEGY_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMULTITASK_STRATEGY_ENQUEUE\x10\x01\x12\x1d\n\x19MULTITASK_STRATEGY_REJECT\x10\x02\x12 \n\x1cMULTITASK_STRATEGY_INTERRUPT\x10\x03\x12\x1f\n\x1bMULTITASK_STRATEGY_ROLLBACK\x10\x04\x12\x1c\n\x18MULTITASK_STRATEGY_STEER\x10\x05\x12!\n\x1dMULTITASK_STRATEGY_CONCURRENT\x10\x06*g\n\x0ePendingActions\x12\x1f\n\x1bPENDING_ACTIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14PENDING_ACTIONS_KEEP\x10\x01\x12\x1a\n\x16PENDING_ACTIONS_CANCEL\x10\x02*Y\n\x05Until\x12\x15\n\x11UNTIL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bUNTIL_NEVER\x10\x01\x12\x0e\n\nUNTIL_DONE\x10\x02\x12\x18\n\x14UNTIL_DONE_OR_ACTION\x10\x03\x42t\n\x10\x64\x65v.callboard.v1P\x01Z*callboard.dev/gen/callboard/v1;callboardv1\xa2\x02\x03\x43\x42X\xaa\x02\x0c\x43\x61llboard.V1\xca\x02\x0c\x43\x61llboard\\V1\xea\x02\rCallboard::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61llboard/v1/lifecycle.proto\x12\x0c\x63\x61llboard.v1\x1a\x18\x63\x61llboard/v1/error.proto\x1a\x1a\x63\x61llboard/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x02\n\nWaitingFor\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.callboard.v1.WaitingFor.Kind\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x04 \x01(\x05\x12\x0b\n\x03\x61ny\x18\x05 \x01(\x08\"\x98\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_SLOT\x10\x01\x12\x0f\n\x0bKIND_THREAD\x10\x02\x12\x11\n\rKIND_CHILDREN\x10\x03\x12\x0e\n\nKIND_TIMER\x10\x04\x12\x10\n\x0cKIND_ACTIONS\x10\x05\x12\x0f\n\x0bKIND_REMOTE\x10\x06\x12\x14\n\x10KIND_CONCURRENCY\x10\x07\"e\n\x08Progress\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x07Outcome\x12%\n\x06result\x18\x01 \x01(\x0b\x32\x15.callboard.v1.Message\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.callboard.v1.RunError\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.callboard.v1.Usage\"\x89\x02\n\x08RunError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.callboard.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12%\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x16.callboard.v1.RunError\x12\x10\n\x08\x65rror_id\x18\x06 \x01(\t\x12\x36\n\x08metadata\x18\x07 \x03(\x0b\x32$.callboard.v1.RunError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x83\x02\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x15\n\x11RUN_STATE_WAITING\x10\x03\x12\x1d\n\x19RUN_STATE_REQUIRES_ACTION\x10\x04\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10RUN_STATE_FAILED\x10\x06\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x07\x12\x18\n\x14RUN_STATE_SUPERSEDED\x10\x08\x12\x17\n\x13RUN_STATE_TIMED_OUT\x10\t*\xfa\x01\n\x11MultitaskStrategy\x12\"\n\x1eMULTITASK_STRATEGY_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMULTITASK_STRATEGY_ENQUEUE\x10\x01\x12\x1d\n\x19MULTITASK_STRATEGY_REJECT\x10\x02\x12 \n\x1cMULTITASK_STRATEGY_INTERRUPT\x10\x03\x12\x1f\n\x1bMULTITASK_STRATEGY_ROLLBACK\x10\x04\x12\x1c\n\x18MULTITASK_STRATEGY_STEER\x10\x05\x12!\n\x1dMULTITASK_STRATEGY_CONCURRENT\x10\x06*g\n\x0ePendingActions\x12\x1f\n\x1bPENDING_ACTIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14PENDING_ACTIONS_KEEP\x10\x01\x12\x1a\n\x16PENDING_ACTIONS_CANCEL\x10\x02*Y\n\x05Until\x12\x15\n\x11UNTIL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bUNTIL_NEVER\x10\x01\x12\x0e\n\nUNTIL_DONE\x10\x02\x12\x18\n\x14UNTIL_DONE_OR_ACTION\x10\x03\x42t\n\x10\x64\x65v.callboard.v1P\x01Z*callboard.dev/gen/callboard/v1;callboardv1\xa2\x02\x03\x43\x42X\xaa\x02\x0c\x43\x61llboard.V1\xca\x02\x0c\x43\x61llboard\\V1\xea\x02\rCallboard::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,24 +37,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.callboard.v1P\001Z*callboard.dev/gen/callboard/v1;callboardv1\242\002\003CBX\252\002\014Callboard.V1\312\002\014Callboard\\V1\352\002\rCallboard::V1'
   _globals['_RUNERROR_METADATAENTRY']._loaded_options = None
   _globals['_RUNERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=897
-  _globals['_RUNSTATE']._serialized_end=1156
-  _globals['_MULTITASKSTRATEGY']._serialized_start=1159
-  _globals['_MULTITASKSTRATEGY']._serialized_end=1409
-  _globals['_PENDINGACTIONS']._serialized_start=1411
-  _globals['_PENDINGACTIONS']._serialized_end=1514
-  _globals['_UNTIL']._serialized_start=1516
-  _globals['_UNTIL']._serialized_end=1605
+  _globals['_RUNSTATE']._serialized_start=932
+  _globals['_RUNSTATE']._serialized_end=1191
+  _globals['_MULTITASKSTRATEGY']._serialized_start=1194
+  _globals['_MULTITASKSTRATEGY']._serialized_end=1444
+  _globals['_PENDINGACTIONS']._serialized_start=1446
+  _globals['_PENDINGACTIONS']._serialized_end=1549
+  _globals['_UNTIL']._serialized_start=1551
+  _globals['_UNTIL']._serialized_end=1640
   _globals['_WAITINGFOR']._serialized_start=134
-  _globals['_WAITINGFOR']._serialized_end=398
-  _globals['_WAITINGFOR_KIND']._serialized_start=268
-  _globals['_WAITINGFOR_KIND']._serialized_end=398
-  _globals['_PROGRESS']._serialized_start=400
-  _globals['_PROGRESS']._serialized_end=501
-  _globals['_OUTCOME']._serialized_start=503
-  _globals['_OUTCOME']._serialized_end=626
-  _globals['_RUNERROR']._serialized_start=629
-  _globals['_RUNERROR']._serialized_end=894
-  _globals['_RUNERROR_METADATAENTRY']._serialized_start=847
-  _globals['_RUNERROR_METADATAENTRY']._serialized_end=894
+  _globals['_WAITINGFOR']._serialized_end=433
+  _globals['_WAITINGFOR_KIND']._serialized_start=281
+  _globals['_WAITINGFOR_KIND']._serialized_end=433
+  _globals['_PROGRESS']._serialized_start=435
+  _globals['_PROGRESS']._serialized_end=536
+  _globals['_OUTCOME']._serialized_start=538
+  _globals['_OUTCOME']._serialized_end=661
+  _globals['_RUNERROR']._serialized_start=664
+  _globals['_RUNERROR']._serialized_end=929
+  _globals['_RUNERROR_METADATAENTRY']._serialized_start=882
+  _globals['_RUNERROR_METADATAENTRY']._serialized_end=929
 # @@protoc_insertion_point(module_scope)

@@ -6,8 +6,15 @@ The life of a run, and so of a job: its states, what it waits for, and how it en
   QUEUED -> RUNNING -> SUCCEEDED | FAILED | TIMED_OUT
             RUNNING -> WAITING (children, timer, remote: holds no slot) -> QUEUED
             RUNNING -> REQUIRES_ACTION (holds no slot, thread is free)  -> QUEUED
-            RUNNING -> QUEUED  (server stopped or crashed: goes on from what is recorded)
+            RUNNING -> QUEUED  (server stopped or crashed, or the attempt failed and is repeated:
+                                goes on from what is recorded)
   any of these -> CANCELLED | SUPERSEDED | TIMED_OUT
+
+  state            holds a slot  keeps its thread busy
+  QUEUED           no            yes, unless it is delayed
+  RUNNING          yes           yes
+  WAITING          no            no
+  REQUIRES_ACTION  no            no
 
 A run ends in exactly one terminal state, and the event that says so is the last of the run.
 """
@@ -49,7 +56,7 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     """Waiting. Waits for child jobs, a timer or a remote server; holds no slot."""
     RUN_STATE_REQUIRES_ACTION: _RunState.ValueType  # 4
     """Waiting. Waits for an answer from outside: a permission, a client-side tool's result, a person.
-    Holds no slot and does not lock its thread. Never ends by itself.
+    Holds no slot and does not lock its thread. Ends by itself only where the agent set a deadline.
     """
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 5
     """Terminal. The agent came to its end; the outcome has the result."""
@@ -77,7 +84,7 @@ RUN_STATE_WAITING: RunState.ValueType  # 3
 """Waiting. Waits for child jobs, a timer or a remote server; holds no slot."""
 RUN_STATE_REQUIRES_ACTION: RunState.ValueType  # 4
 """Waiting. Waits for an answer from outside: a permission, a client-side tool's result, a person.
-Holds no slot and does not lock its thread. Never ends by itself.
+Holds no slot and does not lock its thread. Ends by itself only where the agent set a deadline.
 """
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 5
 """Terminal. The agent came to its end; the outcome has the result."""
@@ -108,22 +115,27 @@ class _MultitaskStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mul
     MULTITASK_STRATEGY_ROLLBACK: _MultitaskStrategy.ValueType  # 4
     """Supersedes queued and running runs and takes back what they wrote, input included."""
     MULTITASK_STRATEGY_STEER: _MultitaskStrategy.ValueType  # 5
-    """Gives the input to the running run at its next step."""
+    """Gives the input to the run of the same assistant that is running, or else is next in line, and
+    returns that run: the rest of the request then has no effect. ENQUEUE where there is none.
+    """
     MULTITASK_STRATEGY_CONCURRENT: _MultitaskStrategy.ValueType  # 6
-    """Runs beside the others."""
+    """Runs beside the others. It can add messages, but not change values."""
 
 class MultitaskStrategy(_MultitaskStrategy, metaclass=_MultitaskStrategyEnumTypeWrapper):
     """What happens when a thread gets a run and has others.
 
-      strategy    against queued and running runs            against a run that waits for an action
+      strategy    against queued and running runs            against a run that waits
       ENQUEUE     runs after those before it                 runs now; the waiting one goes on later
       REJECT      ABORTED / THREAD_BUSY, nothing is written  runs now
       INTERRUPT   supersedes them, keeps what they wrote     leaves it waiting
       ROLLBACK    supersedes them, takes back what they      leaves it waiting
                   wrote, their input included
-      STEER       gives the input to the running run at its  as ENQUEUE
-                  next step and returns that run
+      STEER       gives the input to the run of the same     as ENQUEUE
+                  assistant at its next step and returns
+                  that run
       CONCURRENT  runs beside them; messages only            runs beside it
+
+    A run that is delayed is in nobody's way, and no strategy touches it.
     """
 
 MULTITASK_STRATEGY_UNSPECIFIED: MultitaskStrategy.ValueType  # 0
@@ -137,9 +149,11 @@ MULTITASK_STRATEGY_INTERRUPT: MultitaskStrategy.ValueType  # 3
 MULTITASK_STRATEGY_ROLLBACK: MultitaskStrategy.ValueType  # 4
 """Supersedes queued and running runs and takes back what they wrote, input included."""
 MULTITASK_STRATEGY_STEER: MultitaskStrategy.ValueType  # 5
-"""Gives the input to the running run at its next step."""
+"""Gives the input to the run of the same assistant that is running, or else is next in line, and
+returns that run: the rest of the request then has no effect. ENQUEUE where there is none.
+"""
 MULTITASK_STRATEGY_CONCURRENT: MultitaskStrategy.ValueType  # 6
-"""Runs beside the others."""
+"""Runs beside the others. It can add messages, but not change values."""
 Global___MultitaskStrategy: _TypeAlias = MultitaskStrategy  # noqa: Y015
 
 class _PendingActions:
@@ -224,6 +238,8 @@ class WaitingFor(_message.Message):
         """Answers from outside: ids has the actions."""
         KIND_REMOTE: WaitingFor._Kind.ValueType  # 6
         """A remote server."""
+        KIND_CONCURRENCY: WaitingFor._Kind.ValueType  # 7
+        """Other runs of its assistant: as many run as its agent allows at a time."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """The kinds of things to wait for."""
@@ -242,22 +258,27 @@ class WaitingFor(_message.Message):
     """Answers from outside: ids has the actions."""
     KIND_REMOTE: WaitingFor.Kind.ValueType  # 6
     """A remote server."""
+    KIND_CONCURRENCY: WaitingFor.Kind.ValueType  # 7
+    """Other runs of its assistant: as many run as its agent allows at a time."""
 
     KIND_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    ANY_FIELD_NUMBER: _builtins.int
     kind: Global___WaitingFor.Kind.ValueType
     """What kind of thing."""
     position: _builtins.int
     """How many runs are before this one, for KIND_SLOT. From 0."""
+    any: _builtins.bool
+    """True where one of the ids is enough, for KIND_CHILDREN. All are needed otherwise."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Job, run or action ids, as the kind says."""
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """When the wait ends by itself, for KIND_TIMER."""
+        """When the wait ends by itself: for KIND_TIMER, and for others that have a deadline."""
 
     def __init__(
         self,
@@ -266,10 +287,11 @@ class WaitingFor(_message.Message):
         ids: _abc.Iterable[_builtins.str] | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         position: _builtins.int = ...,
+        any: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "kind", b"kind", "position", b"position", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "ids", b"ids", "kind", b"kind", "position", b"position", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,9 +133,10 @@ class RunServiceServicer(object):
     def CancelRun(self, request, context):
         """Cancels a run: asks its code to stop, and fences it off after a grace.
 
-        Writes run_cancel_requested, then run_finished. Returns the run as it stands, which may still
-        be RUNNING for the time of the grace. A repeat, or a cancel of a finished run, changes nothing
-        and returns the run. Errors: NOT_FOUND / RUN_NOT_FOUND.
+        Writes run_cancel_requested, then run_finished, and with rollback runs_rolled_back. Returns the
+        run as it stands, which may still be RUNNING for the time of the grace. Open actions of it are
+        closed. A repeat, or a cancel of a finished run, changes nothing and returns the run. Errors:
+        NOT_FOUND / RUN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,9 +72,10 @@ class RunServiceStub:
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.Run]
     """Cancels a run: asks its code to stop, and fences it off after a grace.
 
-    Writes run_cancel_requested, then run_finished. Returns the run as it stands, which may still
-    be RUNNING for the time of the grace. A repeat, or a cancel of a finished run, changes nothing
-    and returns the run. Errors: NOT_FOUND / RUN_NOT_FOUND.
+    Writes run_cancel_requested, then run_finished, and with rollback runs_rolled_back. Returns the
+    run as it stands, which may still be RUNNING for the time of the grace. Open actions of it are
+    closed. A repeat, or a cancel of a finished run, changes nothing and returns the run. Errors:
+    NOT_FOUND / RUN_NOT_FOUND.
     """
     Respond: _grpc.UnaryUnaryMultiCallable[_run_pb2.RespondRequest, _run_pb2.RespondResponse]
     """Answers actions, some or all that are open. Each answer is routed by its action_id to the run
@@ -128,9 +129,10 @@ class RunServiceAsyncStub(RunServiceStub):
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Cancels a run: asks its code to stop, and fences it off after a grace.
 
-    Writes run_cancel_requested, then run_finished. Returns the run as it stands, which may still
-    be RUNNING for the time of the grace. A repeat, or a cancel of a finished run, changes nothing
-    and returns the run. Errors: NOT_FOUND / RUN_NOT_FOUND.
+    Writes run_cancel_requested, then run_finished, and with rollback runs_rolled_back. Returns the
+    run as it stands, which may still be RUNNING for the time of the grace. Open actions of it are
+    closed. A repeat, or a cancel of a finished run, changes nothing and returns the run. Errors:
+    NOT_FOUND / RUN_NOT_FOUND.
     """
     Respond: _aio.UnaryUnaryMultiCallable[_run_pb2.RespondRequest, _run_pb2.RespondResponse]  # type: ignore[assignment]
     """Answers actions, some or all that are open. Each answer is routed by its action_id to the run
@@ -217,9 +219,10 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
         """Cancels a run: asks its code to stop, and fences it off after a grace.
 
-        Writes run_cancel_requested, then run_finished. Returns the run as it stands, which may still
-        be RUNNING for the time of the grace. A repeat, or a cancel of a finished run, changes nothing
-        and returns the run. Errors: NOT_FOUND / RUN_NOT_FOUND.
+        Writes run_cancel_requested, then run_finished, and with rollback runs_rolled_back. Returns the
+        run as it stands, which may still be RUNNING for the time of the grace. Open actions of it are
+        closed. A repeat, or a cancel of a finished run, changes nothing and returns the run. Errors:
+        NOT_FOUND / RUN_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -20,6 +20,9 @@ from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.fold import created_run, merge_patch
 from callboard_server.store.base import RunRow, SessionRow, ThreadRow, Transaction
 
+DUE_BATCH = 500
+"""How many runs come due in one commit."""
+
 REJECT = MultitaskStrategy.MULTITASK_STRATEGY_REJECT
 INTERRUPT = MultitaskStrategy.MULTITASK_STRATEGY_INTERRUPT
 
@@ -167,7 +170,7 @@ def _add_run(tx: Transaction, thread: ThreadRow, new: NewRun, actor: Actor) -> R
     tx.append(thread, event, run)
     run.data = created_run(event)
     if new.start_after is not None and new.start_after.ToNanoseconds() > tx.now:
-        run.start_at = new.start_after.ToNanoseconds() / 1e9
+        run.due_at = new.start_after.ToNanoseconds() / 1e9
     return run
 
 
@@ -180,9 +183,9 @@ def _make_current(tx: Transaction, thread: ThreadRow, assistant_id: str) -> None
 
 def release_due(tx: Transaction, now: float) -> None:
     """Puts delayed runs whose time has come at the end of their thread's line."""
-    for run in tx.due_runs(now):
+    for run in tx.due_runs(now, 1000):
         line = ThreadLine(tx, run.thread)
-        run.start_at = None
+        run.due_at = None
         run.queued_at = tx.now
         tx.save_run(run)
         line.advance()

@@ -225,7 +225,7 @@ class Engine:
             # An operation may be run again.
             started.clear()
             admitted = operation(tx)
-            delayed = admitted.run.start_at is not None
+            delayed = admitted.run.due_at is not None
             if reserved and admitted.run.ready:
                 started.append(self.dispatcher.claim(tx, admitted.run))
             return admitted.answer()

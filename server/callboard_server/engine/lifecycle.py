@@ -132,7 +132,7 @@ class ThreadLine:
     @property
     def queued(self) -> list[RunRow]:
         """Runs that wait for their turn, the next one first. Delayed ones do not stand in line."""
-        waiting = [r for r in self._runs if r.data.state == QUEUED and r.start_at is None]
+        waiting = [r for r in self._runs if r.data.state == QUEUED and r.due_at is None]
         return sorted(waiting, key=lambda run: (run.queued_at, run.key))
 
     @property
@@ -183,7 +183,7 @@ class ThreadLine:
     ) -> None:
         """Writes a run's last event and lets the thread go on."""
         _check_move(run, state)
-        run.ready, run.start_at, run.stop = False, None, 0
+        run.ready, run.due_at, run.stop = False, None, 0
         event = Event(actor=actor)
         event.run_finished.state = state
         event.run_finished.outcome.CopyFrom(outcome)

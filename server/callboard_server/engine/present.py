@@ -37,7 +37,7 @@ def _state(busy: bool) -> Thread.State.ValueType:
 
 
 def _is_busy(run: RunRow) -> bool:
-    return run.data.state == RUNNING or (run.data.state == QUEUED and run.start_at is None)
+    return run.data.state == RUNNING or (run.data.state == QUEUED and run.due_at is None)
 
 
 def show_run(reader: Reader, row: RunRow) -> Run:
@@ -56,7 +56,7 @@ def show_job(reader: Reader, row: JobRow) -> Job:
 
 def _waiting_for(reader: Reader, row: RunRow) -> WaitingFor:
     """Says why a queued run does not run."""
-    if row.start_at is not None:
+    if row.due_at is not None:
         return WaitingFor(kind=WaitingFor.KIND_TIMER, until=row.data.start_after)
     if row.ready:
         return WaitingFor(kind=WaitingFor.KIND_SLOT, position=reader.ready_before(row))

@@ -13,14 +13,15 @@ failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol, TypeVar
 
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Event
+from callboard.v1.event_pb2 import Action, Event
 from callboard.v1.job_pb2 import Job
 from callboard.v1.run_pb2 import Run
 from callboard.v1.server_pb2 import Counts
@@ -53,6 +54,10 @@ class SessionRow:
     """Sequence of the last event."""
     oldest: int = 1
     """Sequence of the first event that is kept."""
+    active_at: float = 0.0
+    """When something last happened in it, in seconds since the epoch."""
+    ttl: float | None = None
+    """Seconds that it is kept after that; None is for ever."""
 
 
 @dataclass(slots=True)
@@ -74,11 +79,12 @@ class RunRow:
     thread: ThreadRow
     data: Run
     queued_at: int
-    """Its place in line: when it was admitted or, if it was delayed, due. Nanoseconds."""
+    """Its place in line: when it was admitted or, if its start was delayed, due. Nanoseconds."""
     ready: bool = False
     """Whether it is the next of its thread and only wants a slot."""
-    start_at: float | None = None
-    """When a delayed run may start, in seconds since the epoch."""
+    due_at: float | None = None
+    """When a run that does not run comes due, in seconds since the epoch: a delayed start, the end
+    of a sleep, the pause before a retry, the deadline of an action."""
     stop: int = 0
     """The terminal RunState that was asked for while it runs, or 0."""
 
@@ -91,6 +97,24 @@ class JobRow:
     parent: int | None
     run: RunRow
     data: Job
+
+
+class ActionState(IntEnum):
+    """Whether an action waits for an answer."""
+
+    OPEN = 0
+    ANSWERED = 1
+    CLOSED = 2
+
+
+@dataclass(slots=True)
+class ActionRow:
+    """Something that a run needs, or needed, from outside."""
+
+    key: int
+    run: RunRow
+    data: Action
+    state: ActionState = ActionState.OPEN
 
 
 @dataclass(slots=True)
@@ -153,8 +177,8 @@ class Reader(Protocol):
     def live_runs(self, thread: int) -> list[RunRow]:
         """Runs of a thread that are not terminal, in line."""
 
-    def ready_runs(self, limit: int) -> list[RunRow]:
-        """Runs that only want a slot, in line."""
+    def ready_runs(self, limit: int, without: Collection[str] = ()) -> list[RunRow]:
+        """Runs that only want a slot, in line, but none of some assistants."""
 
     def ready_before(self, run: RunRow) -> int:
         """How many ready runs are before a run."""
@@ -162,11 +186,32 @@ class Reader(Protocol):
     def running_runs(self) -> list[RunRow]:
         """Runs that are RUNNING."""
 
-    def due_runs(self, now: float) -> list[RunRow]:
-        """Delayed runs whose time has come, soonest first."""
+    def due_runs(self, now: float, limit: int) -> list[RunRow]:
+        """Runs that have come due, soonest first."""
 
     def next_due(self) -> float | None:
-        """When the next delayed run may start, in seconds since the epoch."""
+        """When the next run comes due, in seconds since the epoch."""
+
+    def action(self, session: int, action_id: str) -> ActionRow | None: ...
+    def actions_of_run(self, run: int) -> list[ActionRow]:
+        """All actions that a run has raised, in order."""
+
+    def open_actions(
+        self,
+        tenant: str,
+        *,
+        limit: int,
+        after: int | None = None,
+        thread: int | None = None,
+        session: int | None = None,
+    ) -> list[ActionRow]:
+        """Actions that wait, oldest first: of a thread, a session, or all of a tenant.
+
+        `after` is the key to go on from, exclusive.
+        """
+
+    def expired_sessions(self, now: float, limit: int) -> list[SessionRow]:
+        """Sessions that have outlived their ttl, longest first."""
 
     def tree_is_busy(self, thread: int) -> bool:
         """Whether a run of a thread or of one below it is queued (and not delayed) or running."""
@@ -257,15 +302,19 @@ class Transaction(Reader, Protocol):
     def add_run(self, thread: ThreadRow, data: Run) -> RunRow: ...
     def add_job(self, thread: ThreadRow, parent: int | None, run: RunRow, data: Job) -> JobRow: ...
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow: ...
+    def add_action(self, run: RunRow, data: Action) -> ActionRow: ...
 
+    def save_session(self, row: SessionRow) -> None: ...
     def save_thread(self, row: ThreadRow) -> None: ...
     def save_run(self, row: RunRow) -> None: ...
     def save_job(self, row: JobRow) -> None: ...
+    def save_action(self, row: ActionRow) -> None: ...
 
     def append(self, thread: ThreadRow, event: Event, run: RunRow | None = None) -> None:
         """Appends an event to the thread's session.
 
-        Fills in sequence, time, session, thread, and of the run its id, attempt and epoch.
+        Fills in sequence, time, session, thread, and of the run its id, attempt and epoch. The
+        session is active from now on.
         """
 
     def erase_events(self, thread: ThreadRow) -> None:

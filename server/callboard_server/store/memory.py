@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Event
+from callboard.v1.event_pb2 import Action, Event
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
@@ -24,6 +24,8 @@ from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.events import kind_of, kinds, redacted
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
+    ActionRow,
+    ActionState,
     AssistantRow,
     EventFilter,
     JobRow,
@@ -49,6 +51,8 @@ class _Session(NamedTuple):
     session_id: str
     head: int
     oldest: int
+    active_at: float
+    ttl: float | None
 
 
 class _Thread(NamedTuple):
@@ -65,7 +69,7 @@ class _Run(NamedTuple):
     data: Run
     queued_at: int
     ready: bool
-    start_at: float | None
+    due_at: float | None
     stop: int
 
     @property
@@ -74,7 +78,7 @@ class _Run(NamedTuple):
 
     @property
     def is_busy(self) -> bool:
-        queued = self.data.state == RunState.RUN_STATE_QUEUED and self.start_at is None
+        queued = self.data.state == RunState.RUN_STATE_QUEUED and self.due_at is None
         return queued or self.data.state == RunState.RUN_STATE_RUNNING
 
 
@@ -83,6 +87,13 @@ class _Job(NamedTuple):
     parent: int | None
     run: int
     data: Job
+
+
+class _Action(NamedTuple):
+    tenant: str
+    run: int
+    data: Action
+    state: ActionState
 
 
 class _Assistant(NamedTuple):
@@ -107,6 +118,7 @@ class _Tables:
     runs: dict[int, _Run] = field(default_factory=dict)
     jobs: dict[int, _Job] = field(default_factory=dict)
     """By the key of the thread."""
+    actions: dict[int, _Action] = field(default_factory=dict)
     assistants: dict[int, _Assistant] = field(default_factory=dict)
     requests: dict[tuple[str, str, str], _Request] = field(default_factory=dict)
     events: defaultdict[int, dict[int, Record]] = field(default_factory=lambda: defaultdict(dict))
@@ -185,6 +197,7 @@ class MemoryReader:
         self._threads: dict[int, ThreadRow] = {}
         self._runs: dict[int, RunRow] = {}
         self._jobs: dict[int, JobRow] = {}
+        self._actions: dict[int, ActionRow] = {}
 
     @property
     def _tables(self) -> _Tables:
@@ -196,6 +209,14 @@ class MemoryReader:
         if key not in self._sessions:
             self._sessions[key] = SessionRow(key, *self._tables.sessions[key])
         return self._sessions[key]
+
+    def expired_sessions(self, now: float, limit: int) -> list[SessionRow]:
+        expired = [
+            (row.active_at + row.ttl, key)
+            for key, row in self._tables.sessions.items()
+            if row.ttl is not None and row.active_at + row.ttl <= now
+        ]
+        return [self.session(key) for _, key in sorted(expired)[:limit]]
 
     def thread(self, tenant: str, thread_id: str) -> ThreadRow | None:
         for key, row in self._tables.threads.items():
@@ -259,7 +280,7 @@ class MemoryReader:
     def _run_at(self, key: int) -> RunRow:
         if key not in self._runs:
             row = self._tables.runs[key]
-            place = row.queued_at, row.ready, row.start_at, row.stop
+            place = row.queued_at, row.ready, row.due_at, row.stop
             self._runs[key] = RunRow(key, self.thread_at(row.thread), _copy(row.data), *place)
         return self._runs[key]
 
@@ -270,8 +291,11 @@ class MemoryReader:
     def live_runs(self, thread: int) -> list[RunRow]:
         return self._in_line(lambda row: row.thread == thread and row.is_live)
 
-    def ready_runs(self, limit: int) -> list[RunRow]:
-        return self._in_line(lambda row: row.ready)[:limit]
+    def ready_runs(self, limit: int, without: Collection[str] = ()) -> list[RunRow]:
+        def wanted(row: _Run) -> bool:
+            return row.ready and row.data.assistant_id not in without
+
+        return self._in_line(wanted)[:limit]
 
     def ready_before(self, run: RunRow) -> int:
         place = run.queued_at, run.key
@@ -282,16 +306,16 @@ class MemoryReader:
         running = self._in_line(lambda row: row.data.state == RunState.RUN_STATE_RUNNING)
         return sorted(running, key=lambda run: run.key)
 
-    def due_runs(self, now: float) -> list[RunRow]:
-        delayed = [
-            (row.start_at, key)
+    def due_runs(self, now: float, limit: int) -> list[RunRow]:
+        due = [
+            (row.due_at, key)
             for key, row in self._tables.runs.items()
-            if row.start_at is not None and row.start_at <= now
+            if row.due_at is not None and row.due_at <= now
         ]
-        return [self._run_at(key) for _, key in sorted(delayed)]
+        return [self._run_at(key) for _, key in sorted(due)[:limit]]
 
     def next_due(self) -> float | None:
-        times = [row.start_at for row in self._tables.runs.values() if row.start_at is not None]
+        times = [row.due_at for row in self._tables.runs.values() if row.due_at is not None]
         return min(times, default=None)
 
     def list_runs(
@@ -305,6 +329,46 @@ class MemoryReader:
             and (not states or row.data.state in states)
         )
         return [self._run_at(key) for key in _paged(found, page)]
+
+    # Actions
+
+    def _action_at(self, key: int) -> ActionRow:
+        if key not in self._actions:
+            _, run, data, state = self._tables.actions[key]
+            self._actions[key] = ActionRow(key, self._run_at(run), _copy(data), state)
+        return self._actions[key]
+
+    def _actions_where(self, wanted: Callable[[_Action], bool]) -> list[ActionRow]:
+        found = [key for key, row in self._tables.actions.items() if wanted(row)]
+        return [self._action_at(key) for key in sorted(found)]
+
+    def action(self, session: int, action_id: str) -> ActionRow | None:
+        found = self._actions_where(lambda row: row.data.action_id == action_id)
+        return next((row for row in found if row.run.thread.session.key == session), None)
+
+    def actions_of_run(self, run: int) -> list[ActionRow]:
+        return self._actions_where(lambda row: row.run == run)
+
+    def open_actions(
+        self,
+        tenant: str,
+        *,
+        limit: int,
+        after: int | None = None,
+        thread: int | None = None,
+        session: int | None = None,
+    ) -> list[ActionRow]:
+        waiting = self._actions_where(
+            lambda row: row.tenant == tenant and row.state == ActionState.OPEN
+        )
+        found = [
+            row
+            for row in waiting
+            if row.key > (after or 0)
+            and thread in (None, row.run.thread.key)
+            and session in (None, row.run.thread.session.key)
+        ]
+        return found[:limit]
 
     # Jobs
 
@@ -534,6 +598,12 @@ class MemoryTransaction(MemoryReader):
         self._put_job(row)
         return row
 
+    def add_action(self, run: RunRow, data: Action) -> ActionRow:
+        row = ActionRow(self._key("actions"), run, data)
+        self._actions[row.key] = row
+        self._put_action(row)
+        return row
+
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow:
         key, version = self._key("assistants"), data.version
         row = _Assistant(tenant, data.assistant_id, data.agent, version, {version: _copy(data)})
@@ -541,6 +611,9 @@ class MemoryTransaction(MemoryReader):
         return AssistantRow(key, version, data)
 
     # Changing
+
+    def save_session(self, row: SessionRow) -> None:
+        self._saved.append(row)
 
     def save_thread(self, row: ThreadRow) -> None:
         self._saved.append(row)
@@ -557,9 +630,19 @@ class MemoryTransaction(MemoryReader):
         stored = _Job(tenant, row.parent, row.run.key, _copy(row.data))
         self._put(self._tables.jobs, row.thread.key, stored)
 
+    def save_action(self, row: ActionRow) -> None:
+        if row.key in self._tables.actions:
+            self._put_action(row)
+
+    def _put_action(self, row: ActionRow) -> None:
+        tenant = row.run.thread.session.tenant
+        stored = _Action(tenant, row.run.key, _copy(row.data), row.state)
+        self._put(self._tables.actions, row.key, stored)
+
     def append(self, thread: ThreadRow, event: Event, run: RunRow | None = None) -> None:
         session = thread.session
         session.head += 1
+        session.active_at = self._now / 1e9
         self._saved.append(session)
         event.sequence = session.head
         event.session_id = session.session_id
@@ -593,10 +676,15 @@ class MemoryTransaction(MemoryReader):
 
     def delete_thread(self, row: ThreadRow) -> None:
         self._put(self._tables.jobs, row.key, None)
+        for key in [k for k, a in self._tables.actions.items() if self._is_on(a, row.key)]:
+            self._put(self._tables.actions, key, None)
         for key in [key for key, run in self._tables.runs.items() if run.thread == row.key]:
             self._put(self._tables.runs, key, None)
         self._put(self._tables.threads, row.key, None)
         self._threads.pop(row.key, None)
+
+    def _is_on(self, action: _Action, thread: int) -> bool:
+        return self._tables.runs[action.run].thread == thread
 
     # Remembered answers
 
@@ -620,13 +708,14 @@ def _set(table: dict[Any, Any], key: object, value: object) -> None:
 def _stored_row(row: Row) -> _Session | _Thread | _Run:
     match row:
         case SessionRow():
-            return _Session(row.tenant, row.session_id, row.head, row.oldest)
+            place = row.head, row.oldest, row.active_at, row.ttl
+            return _Session(row.tenant, row.session_id, *place)
         case ThreadRow():
             tenant, data, values = row.session.tenant, _copy(row.data), _copy(row.values)
             return _Thread(tenant, row.session.key, row.parent, data, values)
         case RunRow():
             tenant, thread = row.thread.session.tenant, row.thread.key
-            place = row.queued_at, row.ready, row.start_at, row.stop
+            place = row.queued_at, row.ready, row.due_at, row.stop
             return _Run(tenant, thread, _copy(row.data), *place)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.assistant_pb2 import Assistant
+from callboard.v1.event_pb2 import Action
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
@@ -18,6 +19,8 @@ from callboard.v1.server_pb2 import Counts
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
+    ActionRow,
+    ActionState,
     AssistantRow,
     EventFilter,
     JobRow,
@@ -28,19 +31,21 @@ from callboard_server.store.base import (
     ThreadRow,
 )
 
-_SESSION = "s.key, s.tenant, s.session_id, s.head, s.oldest"
+_SESSION = "s.key, s.tenant, s.session_id, s.head, s.oldest, s.active_at, s.ttl"
 _THREAD = f't.key, t.parent, t.data, t."values", {_SESSION}'
-_RUN = f"r.key, r.queued_at, r.ready, r.start_at, r.stop, r.data, {_THREAD}"
+_RUN = f"r.key, r.queued_at, r.ready, r.due_at, r.stop, r.data, {_THREAD}"
 _THREADS = "threads t JOIN sessions s ON s.key = t.session"
 _RUNS = "runs r JOIN threads t ON t.key = r.thread JOIN sessions s ON s.key = t.session"
 _JOBS = f"{_THREADS} JOIN jobs j ON j.thread = t.key JOIN runs r ON r.key = j.run"
 _JOB = f"j.parent, j.data, {_RUN}"
+_ACTIONS = f"actions a JOIN {_RUNS.replace('runs r', 'runs r ON r.key = a.run', 1)}"
+_ACTION = f"a.key, a.state, a.data, {_RUN}"
 _EVENTS = "SELECT session, sequence, thread, run, kind, data FROM events"
 _BELOW = """WITH RECURSIVE tree (key) AS (
     VALUES (?) UNION ALL SELECT c.key FROM threads c JOIN tree ON c.parent = tree.key
 )"""
 _BUSY = f"""(r.state = {RunState.RUN_STATE_RUNNING}
-    OR r.state = {RunState.RUN_STATE_QUEUED} AND r.start_at IS NULL)"""
+    OR r.state = {RunState.RUN_STATE_QUEUED} AND r.due_at IS NULL)"""
 
 _LIVE = f"r.state < {RunState.RUN_STATE_SUCCEEDED}"
 _ESCAPE = re.compile(r"\\.")
@@ -58,6 +63,7 @@ class SqliteReader:
         self._threads: dict[int, ThreadRow] = {}
         self._runs: dict[int, RunRow] = {}
         self._jobs: dict[int, JobRow] = {}
+        self._actions: dict[int, ActionRow] = {}
 
     def _rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql, parameters).fetchall()
@@ -94,6 +100,14 @@ class SqliteReader:
         if row is None:
             raise KeyError(f"thread {key}")
         return self._thread_row(row)
+
+    def expired_sessions(self, now: float, limit: int) -> list[SessionRow]:
+        rows = self._rows(
+            f"SELECT {_SESSION} FROM sessions s WHERE s.ttl IS NOT NULL "
+            "AND s.active_at + s.ttl <= ? ORDER BY s.active_at + s.ttl, s.key LIMIT ?",
+            (now, limit),
+        )
+        return [self._session_row(row) for row in rows]
 
     def tree_is_busy(self, thread: int) -> bool:
         return self._tree_has(thread, _BUSY)
@@ -151,8 +165,11 @@ class SqliteReader:
         condition = f"r.thread = ? AND {_LIVE}"
         return self._runs_where(f"{condition} ORDER BY r.queued_at, r.key", (thread,))
 
-    def ready_runs(self, limit: int) -> list[RunRow]:
-        return self._runs_where("r.ready = 1 ORDER BY r.queued_at, r.key LIMIT ?", (limit,))
+    def ready_runs(self, limit: int, without: Collection[str] = ()) -> list[RunRow]:
+        others = f"AND r.assistant NOT IN ({', '.join('?' * len(without))})" if without else ""
+        return self._runs_where(
+            f"r.ready = 1 {others} ORDER BY r.queued_at, r.key LIMIT ?", (*without, limit)
+        )
 
     def ready_before(self, run: RunRow) -> int:
         row = self._row(
@@ -166,11 +183,11 @@ class SqliteReader:
         running = f"r.state = {RunState.RUN_STATE_RUNNING}"
         return self._runs_where(f"{running} AND {_LIVE} ORDER BY r.key")
 
-    def due_runs(self, now: float) -> list[RunRow]:
-        return self._runs_where("r.start_at <= ? ORDER BY r.start_at, r.key", (now,))
+    def due_runs(self, now: float, limit: int) -> list[RunRow]:
+        return self._runs_where("r.due_at <= ? ORDER BY r.due_at, r.key LIMIT ?", (now, limit))
 
     def next_due(self) -> float | None:
-        row = self._row("SELECT min(start_at) FROM runs WHERE start_at IS NOT NULL")
+        row = self._row("SELECT min(due_at) FROM runs WHERE due_at IS NOT NULL")
         return row[0] if row else None
 
     def list_runs(
@@ -185,6 +202,39 @@ class SqliteReader:
         tail = _page(where, parameters, "r.key", page)
         rows = self._rows(f"SELECT {_RUN} FROM {_RUNS} {tail}", parameters)
         return [self._run_row(row) for row in rows]
+
+    # Actions
+
+    def action(self, session: int, action_id: str) -> ActionRow | None:
+        rows = self._actions_where("a.session = ? AND a.action_id = ?", (session, action_id))
+        return rows[0] if rows else None
+
+    def actions_of_run(self, run: int) -> list[ActionRow]:
+        return self._actions_where("a.run = ? ORDER BY a.key", (run,))
+
+    def open_actions(
+        self,
+        tenant: str,
+        *,
+        limit: int,
+        after: int | None = None,
+        thread: int | None = None,
+        session: int | None = None,
+    ) -> list[ActionRow]:
+        where, parameters = ["a.state = 0"], list[Any]()
+        if thread is not None:
+            _add(where, parameters, "a.thread = ?", thread)
+        elif session is not None:
+            _add(where, parameters, "a.session = ?", session)
+        else:
+            _add(where, parameters, "a.tenant = ?", tenant)
+        _add(where, parameters, "a.key > ?", after or 0)
+        condition = f"{' AND '.join(where)} ORDER BY a.key LIMIT ?"
+        return self._actions_where(condition, [*parameters, limit])
+
+    def _actions_where(self, condition: str, parameters: Parameters) -> list[ActionRow]:
+        sql = f"SELECT {_ACTION} FROM {_ACTIONS} WHERE {condition}"
+        return [self._action_row(row) for row in self._rows(sql, parameters)]
 
     # Jobs
 
@@ -347,12 +397,19 @@ class SqliteReader:
         return self._threads[key]
 
     def _run_row(self, row: tuple[Any, ...]) -> RunRow:
-        key, queued_at, ready, start_at, stop, data = row[:6]
+        key, queued_at, ready, due_at, stop, data = row[:6]
         if key not in self._runs:
             thread = self._thread_row(row[6:])
             run = Run.FromString(data)
-            self._runs[key] = RunRow(key, thread, run, queued_at, bool(ready), start_at, stop)
+            self._runs[key] = RunRow(key, thread, run, queued_at, bool(ready), due_at, stop)
         return self._runs[key]
+
+    def _action_row(self, row: tuple[Any, ...]) -> ActionRow:
+        key, state, data = row[:3]
+        if key not in self._actions:
+            run = self._run_row(row[3:])
+            self._actions[key] = ActionRow(key, run, Action.FromString(data), ActionState(state))
+        return self._actions[key]
 
     def _job_row(self, row: tuple[Any, ...]) -> JobRow:
         work = self._run_row(row[2:])

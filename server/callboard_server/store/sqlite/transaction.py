@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Event
+from callboard.v1.event_pb2 import Action, Event
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
@@ -20,6 +20,7 @@ from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.events import kind_of, redacted
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
+    ActionRow,
     AssistantRow,
     EventFilter,
     JobRow,
@@ -180,6 +181,24 @@ class SqliteTransaction(SqliteReader):
         )
         return row
 
+    def add_action(self, run: RunRow, data: Action) -> ActionRow:
+        row = ActionRow(self._key("actions"), run, data)
+        self._actions[row.key] = row
+        session = run.thread.session
+        self._hold(
+            "INSERT INTO actions (key, tenant, action_id, session, thread, run, state, data) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            row.key,
+            session.tenant,
+            data.action_id,
+            session.key,
+            run.thread.key,
+            run.key,
+            row.state,
+            data.SerializeToString(),
+        )
+        return row
+
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow:
         row = AssistantRow(self._key("assistants"), data.version, data)
         self._hold(
@@ -202,6 +221,9 @@ class SqliteTransaction(SqliteReader):
 
     # Changing
 
+    def save_session(self, row: SessionRow) -> None:
+        self._dirty["sessions", row.key] = row
+
     def save_thread(self, row: ThreadRow) -> None:
         self._dirty["threads", row.key] = row
 
@@ -216,9 +238,13 @@ class SqliteTransaction(SqliteReader):
             row.thread.key,
         )
 
+    def save_action(self, row: ActionRow) -> None:
+        self._hold("UPDATE actions SET state = ? WHERE key = ?", row.state, row.key)
+
     def append(self, thread: ThreadRow, event: Event, run: RunRow | None = None) -> None:
         session = thread.session
         session.head += 1
+        session.active_at = self._now / 1e9
         self._dirty["sessions", session.key] = session
         event.sequence = session.head
         event.session_id = session.session_id
@@ -258,8 +284,9 @@ class SqliteTransaction(SqliteReader):
 
     def delete_thread(self, row: ThreadRow) -> None:
         self._flush_all()
-        for table, column in (("jobs", "thread"), ("runs", "thread"), ("threads", "key")):
-            self._hold(f"DELETE FROM {table} WHERE {column} = ?", row.key)
+        for table in ("jobs", "actions", "runs"):
+            self._hold(f"DELETE FROM {table} WHERE thread = ?", row.key)
+        self._hold("DELETE FROM threads WHERE key = ?", row.key)
         self._threads.pop(row.key, None)
 
     # Remembered answers
@@ -322,7 +349,10 @@ _TABLES = {
     "sessions": _Table(
         "sessions",
         (("tenant", "session_id"), lambda row: (row.tenant, row.session_id)),
-        (("head", "oldest"), lambda row: (row.head, row.oldest)),
+        (
+            ("head", "oldest", "active_at", "ttl"),
+            lambda row: (row.head, row.oldest, row.active_at, row.ttl),
+        ),
     ),
     "threads": _Table(
         "threads",
@@ -342,16 +372,21 @@ _TABLES = {
     "runs": _Table(
         "runs",
         (
-            ("tenant", "run_id", "thread"),
-            lambda row: (row.thread.session.tenant, row.data.run_id, row.thread.key),
+            ("tenant", "run_id", "thread", "assistant"),
+            lambda row: (
+                row.thread.session.tenant,
+                row.data.run_id,
+                row.thread.key,
+                row.data.assistant_id,
+            ),
         ),
         (
-            ("state", "queued_at", "ready", "start_at", "stop", "data"),
+            ("state", "queued_at", "ready", "due_at", "stop", "data"),
             lambda row: (
                 row.data.state,
                 row.queued_at,
                 int(row.ready),
-                row.start_at,
+                row.due_at,
                 row.stop,
                 row.data.SerializeToString(),
             ),
