@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
-from callboard_server import errors
+from callboard_server import errors, faults
 from callboard_server.agents.errors import describe_failure
 from callboard_server.engine.engine import Caller
 from callboard_server.errors import ServiceError
@@ -98,6 +98,7 @@ class Router:
             if len(answer) > self._max_bytes:
                 raise errors.request_too_large(len(answer), self._max_bytes, "the answer")
             log.debug("call", **_names(method, call), ms=_milliseconds(started))
+            faults.point("before_answer")
             return answer
         except Exception as error:
             raise _service_error(error, _names(method, call)) from error
@@ -111,6 +112,7 @@ class Router:
         method, started = self.methods[path], time.perf_counter()
         try:
             async for response in method.implementation(self._decode(method, data), call):
+                faults.point("before_frame")
                 yield response
             log.debug("stream", **_names(method, call), ms=_milliseconds(started))
         except Exception as error:

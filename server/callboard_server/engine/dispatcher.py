@@ -23,6 +23,7 @@ from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import Outcome, RunError
 from callboard.v1.message_pb2 import Message
+from callboard_server import faults
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError, describe_failure
 from callboard_server.agents.registry import Registry
@@ -341,6 +342,7 @@ class Dispatcher:
     # Running
 
     def _begin(self, claim: Claim, assistant: Assistant) -> None:
+        faults.point("claimed")
         execution = Execution(self._store, self._hub, claim, assistant)
         task = asyncio.create_task(self._work(execution))
         job = self._at_work[claim.run_key] = _Job(execution, task)

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from callboard_server import faults
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
     Listener,
@@ -223,7 +224,9 @@ class SqliteStore:
         for operation in group:
             records += self._run(operation, unsent)
         send_events(self._connection, unsent)
+        faults.point("before_commit")
         self._connection.execute("COMMIT")
+        faults.point("after_commit")
         return records
 
     def _run(self, operation: _Operation, unsent: list[Record]) -> list[Record]:
