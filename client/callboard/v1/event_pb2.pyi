@@ -355,7 +355,9 @@ class Event(_message.Message):
     attempt: _builtins.int
     """The attempt of that run, from 1. Only failures count."""
     claim_epoch: _builtins.int
-    """The claim of that run under which the event was written: grows with every start."""
+    """The claim of that run under which the event was written: grows with every start. Zero before
+    the first, and for input that STEER adds.
+    """
     ignorable: _builtins.bool
     """True where a reader that does not know the kind may skip the event without being wrong about
     the state of the thread.
@@ -886,6 +888,7 @@ class RunCreated(_message.Message):
     ADDITIONAL_INSTRUCTIONS_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    FOLLOWS_RUN_ID_FIELD_NUMBER: _builtins.int
     assistant_id: _builtins.str
     """The assistant that runs."""
     assistant_version: _builtins.int
@@ -898,6 +901,10 @@ class RunCreated(_message.Message):
     """Why there is a run."""
     additional_instructions: _builtins.str
     """Instructions that were added to the assistant's for this run."""
+    follows_run_id: _builtins.str
+    """The run that ended before it had seen the input that this one takes up, for
+    RUN_TRIGGER_INBOX.
+    """
     @_builtins.property
     def start_after(self) -> _timestamp_pb2.Timestamp:
         """When it may start at the earliest, if it is delayed."""
@@ -927,10 +934,11 @@ class RunCreated(_message.Message):
         additional_instructions: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        follows_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "metadata", b"metadata", "start_after", b"start_after", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "config", b"config", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "start_after", b"start_after", "timeout", b"timeout", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "config", b"config", "follows_run_id", b"follows_run_id", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "start_after", b"start_after", "timeout", b"timeout", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1084,9 +1092,6 @@ class RunInputAdded(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_IDS_FIELD_NUMBER: _builtins.int
-    FROM_RUN_ID_FIELD_NUMBER: _builtins.int
-    from_run_id: _builtins.str
-    """The run that had this input and ended without having seen it. Empty where it is new."""
     @_builtins.property
     def message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The messages that were added."""
@@ -1095,11 +1100,10 @@ class RunInputAdded(_message.Message):
         self,
         *,
         message_ids: _abc.Iterable[_builtins.str] | None = ...,
-        from_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_run_id", b"from_run_id", "message_ids", b"message_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_ids", b"message_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

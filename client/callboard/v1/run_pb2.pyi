@@ -61,7 +61,7 @@ class Run(_message.Message):
     LAST_START_TIME_FIELD_NUMBER: _builtins.int
     RUNNING_TIME_FIELD_NUMBER: _builtins.int
     SUPERSEDED_BY_RUN_ID_FIELD_NUMBER: _builtins.int
-    INPUT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    STEERED_SEQUENCE_FIELD_NUMBER: _builtins.int
     ROLLED_BACK_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Identifies the run. A UUID."""
@@ -93,8 +93,8 @@ class Run(_message.Message):
     """The sequence of its run_created in the session's log. A stream of the run starts here."""
     superseded_by_run_id: _builtins.str
     """The run that takes its place, from the moment when it was asked to stop for it."""
-    input_sequence: _builtins.int
-    """The sequence of the last message of its input; grows when STEER adds to it. Zero without input."""
+    steered_sequence: _builtins.int
+    """The sequence of the last run_input_added: what STEER gave it. Zero where it got nothing."""
     rolled_back: _builtins.bool
     """True where what it wrote is taken back: from the moment when someone asked for that."""
     @_builtins.property
@@ -182,12 +182,12 @@ class Run(_message.Message):
         last_start_time: _timestamp_pb2.Timestamp | None = ...,
         running_time: _duration_pb2.Duration | None = ...,
         superseded_by_run_id: _builtins.str = ...,
-        input_sequence: _builtins.int = ...,
+        steered_sequence: _builtins.int = ...,
         rolled_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "outcome", b"outcome", "progress", b"progress", "running_time", b"running_time", "start_after", b"start_after", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "claim_epoch", b"claim_epoch", "config", b"config", "create_time", b"create_time", "created_sequence", b"created_sequence", "end_time", b"end_time", "input_sequence", b"input_sequence", "last_start_time", b"last_start_time", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "outcome", b"outcome", "progress", b"progress", "rolled_back", b"rolled_back", "run_id", b"run_id", "running_time", b"running_time", "session_id", b"session_id", "start_after", b"start_after", "start_time", b"start_time", "state", b"state", "superseded_by_run_id", b"superseded_by_run_id", "thread_id", b"thread_id", "timeout", b"timeout", "trigger", b"trigger", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "claim_epoch", b"claim_epoch", "config", b"config", "create_time", b"create_time", "created_sequence", b"created_sequence", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "outcome", b"outcome", "progress", b"progress", "rolled_back", b"rolled_back", "run_id", b"run_id", "running_time", b"running_time", "session_id", b"session_id", "start_after", b"start_after", "start_time", b"start_time", "state", b"state", "steered_sequence", b"steered_sequence", "superseded_by_run_id", b"superseded_by_run_id", "thread_id", b"thread_id", "timeout", b"timeout", "trigger", b"trigger", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

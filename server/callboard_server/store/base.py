@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Action, Event
+from callboard.v1.event_pb2 import Action, ActionResponse, Event
 from callboard.v1.job_pb2 import Job
 from callboard.v1.run_pb2 import Run
 from callboard.v1.server_pb2 import Counts
@@ -115,6 +115,10 @@ class ActionRow:
     run: RunRow
     data: Action
     state: ActionState = ActionState.OPEN
+    response: ActionResponse | None = None
+    """The answer, once there is one."""
+    ended_at: float | None = None
+    """When it was answered or closed, in seconds since the epoch."""
 
 
 @dataclass(slots=True)
@@ -310,11 +314,13 @@ class Transaction(Reader, Protocol):
     def save_job(self, row: JobRow) -> None: ...
     def save_action(self, row: ActionRow) -> None: ...
 
-    def append(self, thread: ThreadRow, event: Event, run: RunRow | None = None) -> None:
+    def append(
+        self, thread: ThreadRow, event: Event, run: RunRow | None = None, *, claimed: bool = True
+    ) -> None:
         """Appends an event to the thread's session.
 
-        Fills in sequence, time, session, thread, and of the run its id, attempt and epoch. The
-        session is active from now on.
+        Fills in sequence, time, session, thread, and of the run its id and attempt and, where the
+        event is `claimed`, its epoch. The session is active from now on.
         """
 
     def erase_events(self, thread: ThreadRow) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Action, Event
+from callboard.v1.event_pb2 import Action, ActionResponse, Event
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
@@ -94,6 +94,8 @@ class _Action(NamedTuple):
     run: int
     data: Action
     state: ActionState
+    response: ActionResponse | None
+    ended_at: float | None
 
 
 class _Assistant(NamedTuple):
@@ -334,8 +336,8 @@ class MemoryReader:
 
     def _action_at(self, key: int) -> ActionRow:
         if key not in self._actions:
-            _, run, data, state = self._tables.actions[key]
-            self._actions[key] = ActionRow(key, self._run_at(run), _copy(data), state)
+            _, run, data, *ending = self._tables.actions[key]
+            self._actions[key] = ActionRow(key, self._run_at(run), _copy(data), *ending)
         return self._actions[key]
 
     def _actions_where(self, wanted: Callable[[_Action], bool]) -> list[ActionRow]:
@@ -636,10 +638,13 @@ class MemoryTransaction(MemoryReader):
 
     def _put_action(self, row: ActionRow) -> None:
         tenant = row.run.thread.session.tenant
-        stored = _Action(tenant, row.run.key, _copy(row.data), row.state)
+        ending = row.state, row.response, row.ended_at
+        stored = _Action(tenant, row.run.key, _copy(row.data), *ending)
         self._put(self._tables.actions, row.key, stored)
 
-    def append(self, thread: ThreadRow, event: Event, run: RunRow | None = None) -> None:
+    def append(
+        self, thread: ThreadRow, event: Event, run: RunRow | None = None, *, claimed: bool = True
+    ) -> None:
         session = thread.session
         session.head += 1
         session.active_at = self._now / 1e9
@@ -651,7 +656,7 @@ class MemoryTransaction(MemoryReader):
         if run is not None:
             event.run_id = run.data.run_id
             event.attempt = run.data.attempt
-            event.claim_epoch = run.data.claim_epoch
+            event.claim_epoch = run.data.claim_epoch if claimed else 0
         data, run_key = event.SerializeToString(), run.key if run else None
         record = Record(session.key, session.head, thread.key, run_key, kind_of(event), data)
         self._put(self._stored.events[session.key], record.sequence, record)

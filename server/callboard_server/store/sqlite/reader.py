@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Action
+from callboard.v1.event_pb2 import Action, ActionResponse
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
@@ -39,7 +39,7 @@ _RUNS = "runs r JOIN threads t ON t.key = r.thread JOIN sessions s ON s.key = t.
 _JOBS = f"{_THREADS} JOIN jobs j ON j.thread = t.key JOIN runs r ON r.key = j.run"
 _JOB = f"j.parent, j.data, {_RUN}"
 _ACTIONS = f"actions a JOIN {_RUNS.replace('runs r', 'runs r ON r.key = a.run', 1)}"
-_ACTION = f"a.key, a.state, a.data, {_RUN}"
+_ACTION = f"a.key, a.state, a.data, a.response, a.ended_at, {_RUN}"
 _EVENTS = "SELECT session, sequence, thread, run, kind, data FROM events"
 _BELOW = """WITH RECURSIVE tree (key) AS (
     VALUES (?) UNION ALL SELECT c.key FROM threads c JOIN tree ON c.parent = tree.key
@@ -405,10 +405,16 @@ class SqliteReader:
         return self._runs[key]
 
     def _action_row(self, row: tuple[Any, ...]) -> ActionRow:
-        key, state, data = row[:3]
+        key, state, data, response, ended_at = row[:5]
         if key not in self._actions:
-            run = self._run_row(row[3:])
-            self._actions[key] = ActionRow(key, run, Action.FromString(data), ActionState(state))
+            self._actions[key] = ActionRow(
+                key,
+                self._run_row(row[5:]),
+                Action.FromString(data),
+                ActionState(state),
+                ActionResponse.FromString(response) if response is not None else None,
+                ended_at,
+            )
         return self._actions[key]
 
     def _job_row(self, row: tuple[Any, ...]) -> JobRow:

@@ -239,9 +239,17 @@ class SqliteTransaction(SqliteReader):
         )
 
     def save_action(self, row: ActionRow) -> None:
-        self._hold("UPDATE actions SET state = ? WHERE key = ?", row.state, row.key)
+        self._hold(
+            "UPDATE actions SET state = ?, response = ?, ended_at = ? WHERE key = ?",
+            row.state,
+            row.response.SerializeToString() if row.response else None,
+            row.ended_at,
+            row.key,
+        )
 
-    def append(self, thread: ThreadRow, event: Event, run: RunRow | None = None) -> None:
+    def append(
+        self, thread: ThreadRow, event: Event, run: RunRow | None = None, *, claimed: bool = True
+    ) -> None:
         session = thread.session
         session.head += 1
         session.active_at = self._now / 1e9
@@ -253,7 +261,7 @@ class SqliteTransaction(SqliteReader):
         if run is not None:
             event.run_id = run.data.run_id
             event.attempt = run.data.attempt
-            event.claim_epoch = run.data.claim_epoch
+            event.claim_epoch = run.data.claim_epoch if claimed else 0
         record = Record(
             session.key,
             session.head,

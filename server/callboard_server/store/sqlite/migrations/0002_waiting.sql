@@ -20,6 +20,9 @@ CREATE TABLE actions (
     -- 0 open, 1 answered, 2 closed without an answer.
     state INTEGER NOT NULL,
     data BLOB NOT NULL,
+    -- The answer, and when it was answered or closed, in seconds since the epoch.
+    response BLOB,
+    ended_at REAL,
     UNIQUE (session, action_id)
 );
 CREATE INDEX actions_run ON actions (run);
