@@ -74,6 +74,15 @@ class StoreSettings(_Section):
     """FULL outlasts a power cut, NORMAL a crash of the process."""
 
 
+class SweepSettings(_Section):
+    """`[sweep]`: how sessions go that have outlived their ttl."""
+
+    interval: PositiveFloat = 60.0
+    """Seconds from one look for them to the next."""
+    archive_dir: str | None = None
+    """The folder in which each is kept as a file, named from the working directory."""
+
+
 class AgentSettings(_Section):
     """`[agents.NAME]`: an entrypoint in code, or a chat agent without any."""
 
@@ -109,6 +118,7 @@ class ServerConfig(_Section):
 
     server: ServerSettings = Field(default_factory=ServerSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    sweep: SweepSettings = Field(default_factory=SweepSettings)
     agents: dict[str, AgentSettings] = {}
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from typer.main import get_command
 from callboard.cli.app import app
 from callboard.v1 import assistant_pb2, job_pb2, run_pb2, server_pb2, thread_pb2
 from callboard.v1.lifecycle_pb2 import RunState
-from callboard_server.config import AgentSettings, ServerSettings, StoreSettings
+from callboard_server.config import AgentSettings, ServerSettings, StoreSettings, SweepSettings
 from callboard_server.engine.lifecycle import TERMINAL, TRANSITIONS
 from callboard_server.services import runs
 from tests.docs.markdown import MANUALS, PAGES, README, ROOT, blocks, table
@@ -137,6 +137,7 @@ class TestOperating:
         [
             ("### `[server]`", ServerSettings),
             ("### `[store]`", StoreSettings),
+            ("### `[sweep]`", SweepSettings),
             ("### `[agents.NAME]`", AgentSettings),
         ],
     )

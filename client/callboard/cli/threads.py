@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from itertools import islice
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from callboard import Message, Role, Thread, ThreadState, text_of, to_dict
+from callboard import Message, Role, Thread, ThreadState, archives, text_of, to_dict
 from callboard._enums import ThreadStateName
+from callboard.cli.failures import CommandError
 from callboard.cli.gists import blocks_gist
 from callboard.cli.invocation import Cli, command
 from callboard.cli.output import local_time, printable
@@ -55,6 +58,58 @@ def messages(cli: Cli, thread_id: ThreadId, limit: LimitOption = 1000) -> None:
             cli.out.json(message)
         else:
             cli.out.print(*([""] if position else []), _message(message))
+
+
+@command(app)
+def export(
+    cli: Cli,
+    thread_id: ThreadId,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A new file; standard output when left out."),
+    ] = None,
+) -> None:
+    """Write the whole session of a thread, with its log, as JSON lines."""
+    session = cli.client.threads.get(cli.client.threads.get(thread_id).session_id)
+    events = cli.client.threads.events(
+        session.thread_id,
+        scope="session",
+        after_sequence=session.oldest_sequence - 1,
+        page_size=1000,
+    )
+    count = 0
+    with _destination(out) as file:
+        file.write(archives.header_line(session).encode())
+        # A log that grows meanwhile is written as it was at the beginning.
+        for event in takewhile(lambda event: event.sequence <= session.head_sequence, events):
+            file.write(archives.event_line(event).encode())
+            count += 1
+    if out is None:
+        return
+    if cli.out.as_json:
+        cli.out.json({"session_id": session.thread_id, "events": count, "file": str(out)})
+    else:
+        cli.out.write(f"wrote {session.thread_id} to {out}: {count:,} events\n")
+
+
+@contextmanager
+def _destination(out: Path | None) -> Iterator[BinaryIO]:
+    """Opens what an export goes to: the file is there whole, or not at all."""
+    if out is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if out.exists():
+        raise CommandError(f"{out} exists already; name a new file")
+    draft = out.with_name(f".{out.name}.part")
+    try:
+        with draft.open("wb") as file:
+            yield file
+        draft.rename(out)
+    except OSError as error:
+        raise CommandError(f"{out} cannot be written: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @command(app)
