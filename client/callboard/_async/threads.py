@@ -196,7 +196,7 @@ class AsyncThreads:
         Args:
             thread_id: The thread.
             at_sequence: The sequence up to which to copy; all when left out.
-            metadata: Metadata of the copy.
+            metadata: Metadata of the copy; those that the thread has now when left out.
             request_id: Makes repeats of your own safe; made by the client when left out.
 
         Returns:

@@ -177,8 +177,9 @@ class Thread(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long the session is kept after its last activity; for ever when absent. Never runs out while
-        something is active or waiting. Root threads only.
+        """How long the session is kept after its last event; for ever when absent. Never runs out while
+        something is active or waiting. What has run out goes as by DeleteThread, at the next sweep of
+        the server. Root threads only.
         """
 
     @_builtins.property
@@ -247,7 +248,7 @@ class ThreadState(_message.Message):
 
     @_builtins.property
     def pending_actions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Action]:
-        """The open actions."""
+        """The open actions, oldest first: 1,000 at most. ListActions has all."""
 
     def __init__(
         self,
@@ -480,12 +481,12 @@ class CopyThreadRequest(_message.Message):
     thread_id: _builtins.str
     """The thread. Required."""
     at_sequence: _builtins.int
-    """The sequence up to which to copy; all when absent."""
+    """The sequence of its session up to which to copy; all when absent."""
     request_id: _builtins.str
     """Makes repeats safe."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Metadata of the copy."""
+        """Metadata of the copy; those that the thread has now when absent."""
 
     def __init__(
         self,
@@ -517,7 +518,7 @@ class GetThreadStateRequest(_message.Message):
     thread_id: _builtins.str
     """The thread. Required."""
     at_sequence: _builtins.int
-    """The sequence at which to look; now when absent."""
+    """The sequence of its session at which to look; now when absent."""
     message_limit: _builtins.int
     """How many of the last messages to return; 100 when zero, 10,000 at most, none when negative."""
     def __init__(

@@ -111,9 +111,9 @@ class ThreadServiceServicer(object):
     def CreateThread(self, request, context):
         """Creates a root thread, and so a session.
 
-        Writes thread_created, and the messages and values if there are any. A repeat with the same
-        request_id returns the first answer. Errors: ALREADY_EXISTS / THREAD_ALREADY_EXISTS,
-        REQUEST_ID_REUSED; INVALID_ARGUMENT / FIELD_INVALID.
+        Writes thread_created, and the messages and values if there are any. A result of a tool call
+        must stand behind its call. A repeat with the same request_id returns the first answer. Errors:
+        ALREADY_EXISTS / THREAD_ALREADY_EXISTS, REQUEST_ID_REUSED; INVALID_ARGUMENT / FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,9 +161,12 @@ class ThreadServiceServicer(object):
     def CopyThread(self, request, context):
         """Makes a new session that starts from a thread as it is, or was at a sequence.
 
-        Writes a new log with the folded messages and values. A repeat with the same request_id returns
-        the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
-        CURSOR_AHEAD.
+        Writes a new log: the messages with their ids, authors and times, the values and the current
+        assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices and
+        open actions stay behind; a tool call that had no result gets an error as its result, so that
+        every provider takes the conversation. The thread itself is not changed. A repeat with the same
+        request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE /
+        EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,8 +175,9 @@ class ThreadServiceServicer(object):
     def GetThreadState(self, request, context):
         """Returns a thread's values, last messages and open actions: the fold of its events.
 
-        Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
-        CURSOR_AHEAD.
+        At an earlier sequence it is what the thread came to then: what was taken back later is still
+        there. Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / CURSOR_AHEAD, and
+        EVENTS_TRIMMED for every earlier sequence of a session whose log no longer has its beginning.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,9 +195,10 @@ class ThreadServiceServicer(object):
     def UpdateThreadState(self, request, context):
         """Adds messages of any role and author and merges values, without a run.
 
-        Writes them in one commit. A repeat with the same request_id returns the first answer. Errors:
-        NOT_FOUND / THREAD_NOT_FOUND; ABORTED / THREAD_SEQUENCE_MISMATCH; INVALID_ARGUMENT /
-        FIELD_INVALID.
+        Writes them in one commit. A result of a tool call must answer a call that stands before it and
+        has none; calls of a run that is not over are answered by that run alone. A repeat with the same
+        request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; ABORTED /
+        THREAD_SEQUENCE_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,9 +224,9 @@ class ThreadServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListActions(self, request, context):
-        """Lists open actions: what waits for an answer.
+        """Lists open actions, oldest first: what waits for an answer.
 
-        Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND.
+        Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

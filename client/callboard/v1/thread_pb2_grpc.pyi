@@ -41,9 +41,9 @@ class ThreadServiceStub:
     CreateThread: _grpc.UnaryUnaryMultiCallable[_thread_pb2.CreateThreadRequest, _thread_pb2.Thread]
     """Creates a root thread, and so a session.
 
-    Writes thread_created, and the messages and values if there are any. A repeat with the same
-    request_id returns the first answer. Errors: ALREADY_EXISTS / THREAD_ALREADY_EXISTS,
-    REQUEST_ID_REUSED; INVALID_ARGUMENT / FIELD_INVALID.
+    Writes thread_created, and the messages and values if there are any. A result of a tool call
+    must stand behind its call. A repeat with the same request_id returns the first answer. Errors:
+    ALREADY_EXISTS / THREAD_ALREADY_EXISTS, REQUEST_ID_REUSED; INVALID_ARGUMENT / FIELD_INVALID.
     """
     GetThread: _grpc.UnaryUnaryMultiCallable[_thread_pb2.GetThreadRequest, _thread_pb2.Thread]
     """Returns a thread.
@@ -71,15 +71,19 @@ class ThreadServiceStub:
     CopyThread: _grpc.UnaryUnaryMultiCallable[_thread_pb2.CopyThreadRequest, _thread_pb2.Thread]
     """Makes a new session that starts from a thread as it is, or was at a sequence.
 
-    Writes a new log with the folded messages and values. A repeat with the same request_id returns
-    the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
-    CURSOR_AHEAD.
+    Writes a new log: the messages with their ids, authors and times, the values and the current
+    assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices and
+    open actions stay behind; a tool call that had no result gets an error as its result, so that
+    every provider takes the conversation. The thread itself is not changed. A repeat with the same
+    request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE /
+    EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     GetThreadState: _grpc.UnaryUnaryMultiCallable[_thread_pb2.GetThreadStateRequest, _thread_pb2.ThreadState]
     """Returns a thread's values, last messages and open actions: the fold of its events.
 
-    Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
-    CURSOR_AHEAD.
+    At an earlier sequence it is what the thread came to then: what was taken back later is still
+    there. Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / CURSOR_AHEAD, and
+    EVENTS_TRIMMED for every earlier sequence of a session whose log no longer has its beginning.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_thread_pb2.ListMessagesRequest, _thread_pb2.ListMessagesResponse]
     """Lists the messages of a thread, from either end.
@@ -89,9 +93,10 @@ class ThreadServiceStub:
     UpdateThreadState: _grpc.UnaryUnaryMultiCallable[_thread_pb2.UpdateThreadStateRequest, _thread_pb2.Thread]
     """Adds messages of any role and author and merges values, without a run.
 
-    Writes them in one commit. A repeat with the same request_id returns the first answer. Errors:
-    NOT_FOUND / THREAD_NOT_FOUND; ABORTED / THREAD_SEQUENCE_MISMATCH; INVALID_ARGUMENT /
-    FIELD_INVALID.
+    Writes them in one commit. A result of a tool call must answer a call that stands before it and
+    has none; calls of a run that is not over are answered by that run alone. A repeat with the same
+    request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; ABORTED /
+    THREAD_SEQUENCE_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     CompactThread: _grpc.UnaryUnaryMultiCallable[_thread_pb2.CompactThreadRequest, _thread_pb2.Thread]
     """Makes assistants see a summary instead of the thread's older part.
@@ -105,9 +110,9 @@ class ThreadServiceStub:
     CURSOR_AHEAD.
     """
     ListActions: _grpc.UnaryUnaryMultiCallable[_thread_pb2.ListActionsRequest, _thread_pb2.ListActionsResponse]
-    """Lists open actions: what waits for an answer.
+    """Lists open actions, oldest first: what waits for an answer.
 
-    Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND.
+    Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
     """
     StreamEvents: _grpc.UnaryStreamMultiCallable[_thread_pb2.StreamEventsRequest, _run_pb2.EventFrame]
     """Streams events after a cursor: replays what is in the log, then goes live, in one call.
@@ -126,9 +131,9 @@ class ThreadServiceAsyncStub(ThreadServiceStub):
     CreateThread: _aio.UnaryUnaryMultiCallable[_thread_pb2.CreateThreadRequest, _thread_pb2.Thread]  # type: ignore[assignment]
     """Creates a root thread, and so a session.
 
-    Writes thread_created, and the messages and values if there are any. A repeat with the same
-    request_id returns the first answer. Errors: ALREADY_EXISTS / THREAD_ALREADY_EXISTS,
-    REQUEST_ID_REUSED; INVALID_ARGUMENT / FIELD_INVALID.
+    Writes thread_created, and the messages and values if there are any. A result of a tool call
+    must stand behind its call. A repeat with the same request_id returns the first answer. Errors:
+    ALREADY_EXISTS / THREAD_ALREADY_EXISTS, REQUEST_ID_REUSED; INVALID_ARGUMENT / FIELD_INVALID.
     """
     GetThread: _aio.UnaryUnaryMultiCallable[_thread_pb2.GetThreadRequest, _thread_pb2.Thread]  # type: ignore[assignment]
     """Returns a thread.
@@ -156,15 +161,19 @@ class ThreadServiceAsyncStub(ThreadServiceStub):
     CopyThread: _aio.UnaryUnaryMultiCallable[_thread_pb2.CopyThreadRequest, _thread_pb2.Thread]  # type: ignore[assignment]
     """Makes a new session that starts from a thread as it is, or was at a sequence.
 
-    Writes a new log with the folded messages and values. A repeat with the same request_id returns
-    the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
-    CURSOR_AHEAD.
+    Writes a new log: the messages with their ids, authors and times, the values and the current
+    assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices and
+    open actions stay behind; a tool call that had no result gets an error as its result, so that
+    every provider takes the conversation. The thread itself is not changed. A repeat with the same
+    request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE /
+    EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     GetThreadState: _aio.UnaryUnaryMultiCallable[_thread_pb2.GetThreadStateRequest, _thread_pb2.ThreadState]  # type: ignore[assignment]
     """Returns a thread's values, last messages and open actions: the fold of its events.
 
-    Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
-    CURSOR_AHEAD.
+    At an earlier sequence it is what the thread came to then: what was taken back later is still
+    there. Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / CURSOR_AHEAD, and
+    EVENTS_TRIMMED for every earlier sequence of a session whose log no longer has its beginning.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_thread_pb2.ListMessagesRequest, _thread_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Lists the messages of a thread, from either end.
@@ -174,9 +183,10 @@ class ThreadServiceAsyncStub(ThreadServiceStub):
     UpdateThreadState: _aio.UnaryUnaryMultiCallable[_thread_pb2.UpdateThreadStateRequest, _thread_pb2.Thread]  # type: ignore[assignment]
     """Adds messages of any role and author and merges values, without a run.
 
-    Writes them in one commit. A repeat with the same request_id returns the first answer. Errors:
-    NOT_FOUND / THREAD_NOT_FOUND; ABORTED / THREAD_SEQUENCE_MISMATCH; INVALID_ARGUMENT /
-    FIELD_INVALID.
+    Writes them in one commit. A result of a tool call must answer a call that stands before it and
+    has none; calls of a run that is not over are answered by that run alone. A repeat with the same
+    request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; ABORTED /
+    THREAD_SEQUENCE_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     CompactThread: _aio.UnaryUnaryMultiCallable[_thread_pb2.CompactThreadRequest, _thread_pb2.Thread]  # type: ignore[assignment]
     """Makes assistants see a summary instead of the thread's older part.
@@ -190,9 +200,9 @@ class ThreadServiceAsyncStub(ThreadServiceStub):
     CURSOR_AHEAD.
     """
     ListActions: _aio.UnaryUnaryMultiCallable[_thread_pb2.ListActionsRequest, _thread_pb2.ListActionsResponse]  # type: ignore[assignment]
-    """Lists open actions: what waits for an answer.
+    """Lists open actions, oldest first: what waits for an answer.
 
-    Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND.
+    Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
     """
     StreamEvents: _aio.UnaryStreamMultiCallable[_thread_pb2.StreamEventsRequest, _run_pb2.EventFrame]  # type: ignore[assignment]
     """Streams events after a cursor: replays what is in the log, then goes live, in one call.
@@ -214,9 +224,9 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_thread_pb2.Thread, _abc.Awaitable[_thread_pb2.Thread]]:
         """Creates a root thread, and so a session.
 
-        Writes thread_created, and the messages and values if there are any. A repeat with the same
-        request_id returns the first answer. Errors: ALREADY_EXISTS / THREAD_ALREADY_EXISTS,
-        REQUEST_ID_REUSED; INVALID_ARGUMENT / FIELD_INVALID.
+        Writes thread_created, and the messages and values if there are any. A result of a tool call
+        must stand behind its call. A repeat with the same request_id returns the first answer. Errors:
+        ALREADY_EXISTS / THREAD_ALREADY_EXISTS, REQUEST_ID_REUSED; INVALID_ARGUMENT / FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -274,9 +284,12 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_thread_pb2.Thread, _abc.Awaitable[_thread_pb2.Thread]]:
         """Makes a new session that starts from a thread as it is, or was at a sequence.
 
-        Writes a new log with the folded messages and values. A repeat with the same request_id returns
-        the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
-        CURSOR_AHEAD.
+        Writes a new log: the messages with their ids, authors and times, the values and the current
+        assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices and
+        open actions stay behind; a tool call that had no result gets an error as its result, so that
+        every provider takes the conversation. The thread itself is not changed. A repeat with the same
+        request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE /
+        EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -287,8 +300,9 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_thread_pb2.ThreadState, _abc.Awaitable[_thread_pb2.ThreadState]]:
         """Returns a thread's values, last messages and open actions: the fold of its events.
 
-        Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
-        CURSOR_AHEAD.
+        At an earlier sequence it is what the thread came to then: what was taken back later is still
+        there. Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE / CURSOR_AHEAD, and
+        EVENTS_TRIMMED for every earlier sequence of a session whose log no longer has its beginning.
         """
 
     @_abc_1.abstractmethod
@@ -310,9 +324,10 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_thread_pb2.Thread, _abc.Awaitable[_thread_pb2.Thread]]:
         """Adds messages of any role and author and merges values, without a run.
 
-        Writes them in one commit. A repeat with the same request_id returns the first answer. Errors:
-        NOT_FOUND / THREAD_NOT_FOUND; ABORTED / THREAD_SEQUENCE_MISMATCH; INVALID_ARGUMENT /
-        FIELD_INVALID.
+        Writes them in one commit. A result of a tool call must answer a call that stands before it and
+        has none; calls of a run that is not over are answered by that run alone. A repeat with the same
+        request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; ABORTED /
+        THREAD_SEQUENCE_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -344,9 +359,9 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _thread_pb2.ListActionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_thread_pb2.ListActionsResponse, _abc.Awaitable[_thread_pb2.ListActionsResponse]]:
-        """Lists open actions: what waits for an answer.
+        """Lists open actions, oldest first: what waits for an answer.
 
-        Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND.
+        Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
         """
 
     @_abc_1.abstractmethod
