@@ -67,8 +67,8 @@ contract: .venv/.dev ## Check the protos: style, format, nothing broken since th
 
 check: lint type drift contract test ## Check everything, as CI does
 
-bench: .venv/.dev ## Measure
-	@$(BIN)/python -m benchmarks
+bench: .venv/.dev ## Measure, beside a bare gRPC server and langgraph dev: ARGS="--no-peer"
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove everything that make made
 	@rm -rf .venv .build .tools dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,1 +1,1 @@
-"""Measures Callboard side by side with a bare gRPC server: `python -m benchmarks`."""
+"""Measures Callboard beside a bare gRPC server and `langgraph dev`: `python -m benchmarks`."""

@@ -1,7 +1,7 @@
-"""The load generator, in a process of its own: prints each sample as a line of JSON.
+"""The load generator of a side, in a process of its own.
 
-Every round measures each workload on one side after the other, in turns, so that whatever else the
-machine does meets all sides alike.
+Reads the names of workloads from standard input, a line each, measures its side at it and prints
+the figure. So each side is loaded from its own environment, and only while it is its turn.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 
-from benchmarks.agents import EVENTS
-from benchmarks.sides import CallboardSide, Side
-from benchmarks.workloads import BY_KEY, CALLERS
+from benchmarks.side import Side
+from benchmarks.workloads import CALLERS, EVENTS, FULL, PEER, QUICK, Sizes
 
-SLACK = 65.0
-"""Seconds that a generator may take beyond what it measures: it ends in any case."""
+LIMIT = 150.0
+"""Seconds that a sample may take at most: a generator ends in any case."""
 
-Measure = Callable[[Side, float], Awaitable[float]]
-"""Measures a side for about so many seconds."""
+Operation = Callable[[], Awaitable[None]]
+Measure = Callable[[Side, Sizes], Awaitable[float]]
 
 
 async def rate(operation: Callable[[], Awaitable[int]], callers: int, seconds: float) -> float:
@@ -39,7 +39,7 @@ async def rate(operation: Callable[[], Awaitable[int]], callers: int, seconds: f
     return done / (time.perf_counter() - started)
 
 
-async def median_ms(operation: Callable[[], Awaitable[None]], seconds: float) -> float:
+async def median_ms(operation: Operation, seconds: float) -> float:
     """How long a thing takes, done again and again by one caller."""
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -51,18 +51,18 @@ async def median_ms(operation: Callable[[], Awaitable[None]], seconds: float) ->
 
 
 def calls(operation: Callable[[Side], Awaitable[None]]) -> Measure:
-    async def measure(side: Side, seconds: float) -> float:
+    async def measure(side: Side, sizes: Sizes) -> float:
         async def call() -> int:
             await operation(side)
             return 1
 
-        return await rate(call, CALLERS, seconds)
+        return await rate(call, CALLERS, sizes.seconds)
 
     return measure
 
 
 def streams(count: int) -> Measure:
-    async def measure(side: Side, seconds: float) -> float:
+    async def measure(side: Side, sizes: Sizes) -> float:
         async def stream() -> int:
             seen = 0
             async for _ in side.events("streamer"):
@@ -71,19 +71,19 @@ def streams(count: int) -> Measure:
                 raise RuntimeError(f"{seen} of {EVENTS} events arrived")
             return seen
 
-        return await rate(stream, count, seconds)
+        return await rate(stream, count, sizes.seconds)
 
     return measure
 
 
-async def run_latency(side: Side, seconds: float) -> float:
-    return await median_ms(side.run, seconds)
+async def run_latency(side: Side, sizes: Sizes) -> float:
+    return await median_ms(side.run, sizes.seconds)
 
 
-async def first_event(side: Side, seconds: float) -> float:
+async def first_event(side: Side, sizes: Sizes) -> float:
     """The time to the first event; reading the rest of the stream does not count."""
     times: list[float] = []
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + sizes.seconds
     while not times or time.perf_counter() < end:
         started = time.perf_counter()
         first = None
@@ -95,45 +95,78 @@ async def first_event(side: Side, seconds: float) -> float:
     return statistics.median(times) * 1000
 
 
+def sleepers(count: Callable[[Sizes], int]) -> Measure:
+    """The time until all have slept, launches included, as a multiple of their sleep."""
+
+    async def measure(side: Side, sizes: Sizes) -> float:
+        waiting = iter(range(count(sizes)))
+
+        async def launch() -> None:
+            for _ in waiting:
+                await side.launch_sleeper(sizes.sleep)
+
+        started = time.perf_counter()
+        await asyncio.gather(*(launch() for _ in range(CALLERS)))
+        await side.settle()
+        took = time.perf_counter() - started
+        await side.check_sleepers()
+        return took / sizes.sleep
+
+    return measure
+
+
+def opening(operation: Callable[[Side], Operation]) -> Measure:
+    async def measure(side: Side, sizes: Sizes) -> float:
+        await side.fill_thread(sizes.long_thread)
+        return await median_ms(operation(side), sizes.seconds)
+
+    return measure
+
+
 MEASURES: dict[str, Measure] = {
-    "unary_per_s": calls(lambda side: side.read()),
-    "events_per_s_1": streams(1),
-    "events_per_s_20": streams(20),
     "runs_per_s": calls(lambda side: side.run()),
     "launches_per_s": calls(lambda side: side.launch()),
     "run_latency_ms": run_latency,
     "first_event_ms": first_event,
+    "events_per_s_1": streams(1),
+    "events_per_s_20": streams(20),
+    "unary_per_s": calls(lambda side: side.read()),
+    "sleepers": sleepers(lambda sizes: sizes.some_sleepers),
+    "many_sleepers": sleepers(lambda sizes: sizes.many_sleepers),
+    "thread_state_ms": opening(lambda side: side.thread_state),
+    "thread_page_ms": opening(lambda side: side.thread_page),
 }
 
 
-async def generate(sides: dict[str, Side], rounds: int, seconds: float, only: list[str]) -> None:
-    for side in sides.values():
-        await side.open()
-    for number in range(rounds):
-        # Who goes first has it harder or easier: take turns.
-        order = list(sides) if number % 2 == 0 else list(reversed(sides))
-        for key in only:
-            for name in order:
-                value = await MEASURES[key](sides[name], seconds)
-                await sides[name].settle()
-                sample = {"round": number, "workload": key, "side": name, "value": value}
-                print(json.dumps(sample), flush=True)
-    for side in sides.values():
-        await side.close()
+def side_of(name: str, address: str) -> Side:
+    """Imports a side only where it is asked for: the environment may lack what others need."""
+    if name == PEER:
+        from benchmarks.peer.side import LangGraphSide
+
+        return LangGraphSide(address)
+    from benchmarks.callboard_side import CallboardSide
+
+    return CallboardSide(address)
+
+
+async def generate(side: Side, sizes: Sizes) -> None:
+    await side.open()
+    while key := (await asyncio.to_thread(sys.stdin.readline)).strip():
+        async with asyncio.timeout(LIMIT):
+            value = await MEASURES[key](side, sizes)
+            await side.settle()
+        print(json.dumps(value), flush=True)
+    await side.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.loadgen", description=__doc__)
-    parser.add_argument("sides", nargs="+", metavar="NAME=ADDRESS")
-    parser.add_argument("--rounds", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--only", nargs="+", choices=list(BY_KEY), default=list(BY_KEY))
+    parser.add_argument("side")
+    parser.add_argument("address")
+    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    addresses = dict(side.split("=", 1) for side in arguments.sides)
-    sides: dict[str, Side] = {name: CallboardSide(at) for name, at in addresses.items()}
-    samples = arguments.rounds * len(arguments.only) * len(sides)
-    work = generate(sides, arguments.rounds, arguments.seconds, arguments.only)
-    asyncio.run(asyncio.wait_for(work, samples * arguments.seconds + SLACK))
+    sizes = QUICK if arguments.quick else FULL
+    asyncio.run(generate(side_of(arguments.side, arguments.address), sizes))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+from benchmarks.agents import SLEEPERS_HOLD_SLOTS
+from benchmarks.workloads import FULL
 from callboard_server.config import load_config
 from callboard_server.serve import serve
 
@@ -17,5 +19,8 @@ def announce(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    config = load_config(HERE / "callboard.toml", {"port": 0, "db": sys.argv[1]})
+    server: dict[str, object] = {"port": 0, "db": sys.argv[1]}
+    if SLEEPERS_HOLD_SLOTS:
+        server["slots"] = FULL.many_sleepers
+    config = load_config(HERE / "callboard.toml", server)
     asyncio.run(serve(config, HERE, announce))

@@ -6,79 +6,117 @@ import os
 import platform
 import sqlite3
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks.workloads import BY_KEY, Workload
+from benchmarks.agents import SLEEPERS_HOLD_SLOTS
+from benchmarks.workloads import OURS, PEER, PEER_SLOTS, Workload
 
 Rounds = list[dict[str, float]]
 """Of one workload: for each round, the value of each side."""
 
-OURS = "ours"
+NOTHING = "-"
+CAPTION = """\
+Medians; a ratio and its spread are over the rounds. Of ms, x, MiB and MB less is better.
+ours: durable, SQLite with synchronous=FULL; what sleeps holds {slots}.
+bare: gRPC alone, which stores nothing."""
+PEER_CAPTION = f"""
+peer: langgraph dev, in memory, without the pause of its idle queue; what sleeps holds one of its
+{PEER_SLOTS} slots. Its conversations: langgraph-checkpoint-sqlite, saved once a turn."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A figure of one side."""
+
+    round: int
+    workload: str
+    side: str
+    value: float
 
 
 class Report:
     """Collects samples.
 
     Args:
-        sides: the names of the sides, ours first; each other one gets a ratio.
+        workloads: The lines.
+        sides: The names of the sides, ours first; each other one gets a ratio.
+        peer: The versions of the peer's packages.
     """
 
-    def __init__(self, sides: Sequence[str]) -> None:
+    def __init__(
+        self, workloads: Sequence[Workload], sides: Sequence[str], peer: Mapping[str, str]
+    ) -> None:
+        self._workloads = workloads
         self._sides = list(sides)
+        self._peer = peer
         self._rounds: dict[str, Rounds] = {}
 
-    def add(self, sample: dict[str, Any]) -> None:
-        rounds = self._rounds.setdefault(sample["workload"], [])
-        while len(rounds) <= sample["round"]:
+    def add(self, sample: Sample) -> None:
+        rounds = self._rounds.setdefault(sample.workload, [])
+        while len(rounds) <= sample.round:
             rounds.append({})
-        rounds[sample["round"]][sample["side"]] = sample["value"]
+        rounds[sample.round][sample.side] = sample.value
 
     def as_json(self) -> dict[str, Any]:
         results: dict[str, Any] = {
-            key: {**{side: _median(rounds, side) for side in self._sides}, "samples": rounds}
+            key: {**self._medians(rounds), "samples": rounds}
             for key, rounds in self._rounds.items()
         }
-        return {**results, "versions": _versions(), "machine": _machine()}
+        return {**results, "versions": self._versions(), "machine": _machine()}
 
     def table(self) -> Table:
-        table = Table(caption="Medians; the ratio and its spread are over the rounds.")
+        caption = CAPTION.format(slots="a slot" if SLEEPERS_HOLD_SLOTS else "no slot")
+        caption += PEER_CAPTION if PEER in self._sides else ""
+        table = Table(caption=caption, caption_justify="left")
         table.add_column("workload")
         for side in self._sides:
             table.add_column(side, justify="right")
         for side in self._sides[1:]:
             table.add_column(f"{OURS} / {side}", justify="right")
-            table.add_column("spread", justify="right")
-        for key, rounds in self._rounds.items():
-            table.add_row(*self._cells(BY_KEY[key], rounds))
+        for workload in self._workloads:
+            if workload.key in self._rounds:
+                table.add_row(*self._cells(workload))
         return table
 
-    def _cells(self, workload: Workload, rounds: Rounds) -> list[str]:
-        cells = [workload.title]
-        for side in self._sides:
-            cells.append(f"{_median(rounds, side):,.{workload.places}f} {workload.unit}")
-        for side in self._sides[1:]:
-            ratios = [each[OURS] / each[side] for each in rounds]
-            cells.append(f"{statistics.median(ratios):.2f}")
-            cells.append(f"{min(ratios):.2f} to {max(ratios):.2f}")
-        return cells
+    def _cells(self, workload: Workload) -> list[str]:
+        rounds = self._rounds[workload.key]
+        medians = self._medians(rounds)
+        values = [_value(workload, medians.get(side)) for side in self._sides]
+        return [workload.title, *values, *(_ratio(rounds, side) for side in self._sides[1:])]
+
+    def _medians(self, rounds: Rounds) -> dict[str, float]:
+        found = {side: [each[side] for each in rounds if side in each] for side in self._sides}
+        return {side: statistics.median(values) for side, values in found.items() if values}
+
+    def _versions(self) -> dict[str, Any]:
+        packages = ("callboard", "grpcio", "protobuf")
+        return {
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+            "sqlite": sqlite3.sqlite_version,
+            **({"peer": dict(self._peer)} if self._peer else {}),
+        }
 
 
-def _median(rounds: Rounds, side: str) -> float:
-    return statistics.median(each[side] for each in rounds)
+def _value(workload: Workload, value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.{workload.places}f} {workload.unit}"
 
 
-def _versions() -> dict[str, str]:
-    packages = ("callboard", "grpcio", "protobuf")
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-        "sqlite": sqlite3.sqlite_version,
-    }
+def _ratio(rounds: Rounds, side: str) -> str:
+    """Returns a ratio with its spread, in three digits or so."""
+    ratios = [each[OURS] / each[side] for each in rounds if side in each]
+    if not ratios:
+        return NOTHING
+    middle, least, most = statistics.median(ratios), min(ratios), max(ratios)
+    if least == most:
+        return f"{middle:.3g}"
+    return f"{middle:.3g} ({least:.3g} to {most:.3g})"
 
 
 def _machine() -> dict[str, Any]:
