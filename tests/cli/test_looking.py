@@ -50,6 +50,15 @@ def test_threads_get(cli: Run, job_id: str) -> None:
     assert state["thread"]["thread_id"] == job_id
 
 
+def test_threads_get_as_of_then(cli: Run, job_id: str) -> None:
+    [state] = cli("threads", "get", job_id, "--at", "2", "--json").objects
+    assert (state["at_sequence"], "message_count" in state) == ("2", False)
+    beyond = cli("threads", "get", job_id, "--at", "99")
+    assert beyond.code == 1
+    assert "beyond the log's head" in beyond.err
+    assert beyond.err.endswith(f"hint: callboard threads get {job_id}\n")
+
+
 def test_threads_messages(cli: Run, job_id: str) -> None:
     lines = cli("threads", "messages", job_id).lines
     assert lines[0].startswith("user  ")

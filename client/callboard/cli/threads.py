@@ -14,7 +14,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from callboard import Message, Role, Thread, ThreadState, archives, text_of, to_dict
+from callboard import Message, OutOfRange, Role, Thread, ThreadState, archives, text_of, to_dict
 from callboard._enums import ThreadStateName
 from callboard.cli.failures import CommandError
 from callboard.cli.gists import blocks_gist
@@ -44,9 +44,20 @@ def list_(
 
 
 @command(app)
-def get(cli: Cli, thread_id: ThreadId) -> None:
+def get(
+    cli: Cli,
+    thread_id: ThreadId,
+    at: Annotated[
+        int | None,
+        typer.Option(metavar="SEQUENCE", min=0, help="With values and messages as of then."),
+    ] = None,
+) -> None:
     """Show a thread: its state, its values and what it waits for."""
-    cli.show(cli.client.threads.state(thread_id, message_limit=-1), _details)
+    try:
+        state = cli.client.threads.state(thread_id, at_sequence=at, message_limit=-1)
+    except OutOfRange as error:
+        raise CommandError(error.message, hint=f"callboard threads get {thread_id}") from error
+    cli.show(state, _details)
 
 
 @command(app)
