@@ -1,0 +1,31 @@
+"""How threads and sessions go."""
+
+from __future__ import annotations
+
+from callboard.v1.event_pb2 import Actor, Event
+from callboard_server.engine.ending import cancel_thread
+from callboard_server.store.base import ThreadRow, Transaction
+
+
+def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> int | None:
+    """Deletes a thread with the threads below it; what is active there is cancelled first.
+
+    A root thread goes with its session's log. Of a child thread the payloads are erased.
+
+    Returns:
+        The key of the session, if that went: its streams are to be ended after the commit.
+    """
+    below = tx.threads_below(thread.key)
+    for each in below:
+        cancel_thread(tx, each, actor)
+    for each in reversed(below):
+        if thread.parent is not None:
+            tx.erase_events(each)
+            event = Event(actor=actor)
+            event.thread_deleted.SetInParent()
+            tx.append(each, event)
+        tx.delete_thread(each)
+    if thread.parent is not None:
+        return None
+    tx.delete_session(thread.session)
+    return thread.session.key
