@@ -291,13 +291,18 @@ async def test_a_full_disk_leaves_nothing_behind(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    thread = await server.client.threads.create(ttl=HOUR)
+    thread_id = (await server.client.threads.create(ttl=HOUR)).thread_id
     server.wait(HOUR)
+    folder = tmp_path / "archive"
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        await server.sweep(tmp_path / "archive")
-    assert await server.is_there(thread.thread_id)
-    assert list((tmp_path / "archive").iterdir()) == []
+        await server.sweep(folder)
+    assert await server.is_there(thread_id)
+    assert list(folder.iterdir()) == []
+    # Neither does a server that was killed over it, for longer than until the next sweep.
+    (folder / f".{thread_id}.part").write_text("half a line")
+    await server.sweep(folder)
+    assert [path.name for path in folder.iterdir()] == [f"{thread_id}.jsonl"]
 
 
 async def test_what_came_after_the_archive_is_not_lost(

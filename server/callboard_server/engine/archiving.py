@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from itertools import count
 from pathlib import Path
 
@@ -72,9 +71,9 @@ class _Draft:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._target = _free_path(folder, root)
-        number, path = tempfile.mkstemp(prefix=f".{root.session_id}-", dir=folder)
-        self._path: Path | None = Path(path)
-        self._file = os.fdopen(number, "w", encoding="utf-8", newline="\n")
+        # One that a crash left behind is written anew.
+        self._path: Path | None = folder / f".{root.session_id}.part"
+        self._file = self._path.open("w", encoding="utf-8", newline="\n")
         self._file.write(header_line(root))
 
     def write(self, records: list[Record]) -> None:
