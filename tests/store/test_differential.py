@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from callboard_server.store.base import (
     Transaction,
 )
 from callboard_server.store.memory import MemoryStore
-from callboard_server.store.sqlite import SqliteStore, admin
+from callboard_server.store.sqlite import SqliteStore, admin, cache
 from tests.store.rows import (
     SECOND,
     TENANT,
@@ -51,6 +51,7 @@ from tests.store.rows import (
 THREADS = ["a", "b", "c", "d"]
 RUNS = ["r", "s", "t"]
 ALL = Page(limit=100)
+MOST_BYTES = cache.MOST_BYTES
 HELD: list[dict[str, Any]] = [{}, {"p": 1}, {'q"': {"k": {}}}, {"s.t": [1]}]
 
 Step = tuple[Any, ...]
@@ -74,6 +75,7 @@ steps = st.one_of(
     st.tuples(st.just("remember"), st.sampled_from("mn"), st.sampled_from("xyz")),
     st.tuples(st.just("forget"), st.integers(0, 30)),
     st.tuples(st.just("look"), names, run_names),
+    st.tuples(st.just("ask"), names, run_names),
     st.tuples(st.just("fail")),
 )
 operations = st.lists(st.lists(steps, min_size=1, max_size=5), min_size=1, max_size=4)
@@ -109,6 +111,8 @@ def _perform(tx: Transaction, kind: str, *arguments: Any) -> object:
             tx.forget(tx.now / 1e9 - seconds)
         case "look", (name, run_id):
             return tx.now, look(tx, name, run_id)
+        case "ask", (name, run_id):
+            return [show(ask(tx)) for ask in questions(name, run_id)]
         case "fail", ():
             raise Failure
         case _, (run_id, *rest) if run_id in RUNS:
@@ -201,6 +205,40 @@ def look(reader: Reader, name: str, run_id: str) -> object:
     return show(found)
 
 
+def questions(name: str, run_id: str) -> list[Callable[[Reader], object]]:
+    """Queries to ask one by one: what a store remembers of its rows can answer each of them."""
+
+    def of_thread(ask: Callable[[Reader, ThreadRow], object]) -> Callable[[Reader], object]:
+        def answer(reader: Reader) -> object:
+            thread = reader.thread(TENANT, name)
+            return ask(reader, thread) if thread else None
+
+        return answer
+
+    def of_run(ask: Callable[[Reader, RunRow], object]) -> Callable[[Reader], object]:
+        def answer(reader: Reader) -> object:
+            run = reader.run(TENANT, run_id)
+            return ask(reader, run) if run else None
+
+        return answer
+
+    return [
+        of_thread(lambda reader, thread: thread),
+        of_thread(lambda reader, thread: reader.thread_at(thread.key)),
+        of_thread(lambda reader, thread: reader.session(thread.session.key)),
+        of_thread(lambda reader, thread: reader.live_runs(thread.key)),
+        of_thread(lambda reader, thread: reader.tree_is_busy(thread.key)),
+        of_thread(lambda reader, thread: reader.tree_is_live(thread.key)),
+        of_thread(lambda reader, thread: reader.threads_below(thread.key)),
+        of_run(lambda reader, run: run),
+        of_run(lambda reader, run: reader.ready_before(run)),
+        of_run(lambda reader, run: reader.actions_of_run(run.key)),
+        lambda reader: reader.job(TENANT, name),
+        lambda reader: reader.ready_runs(2),
+        lambda reader: reader.remembered(TENANT, "m", "x"),
+    ]
+
+
 def _filters(key: int, run: RunRow | None) -> list[EventFilter]:
     return [
         EventFilter(thread=key),
@@ -276,6 +314,16 @@ class Stores(RuleBasedStateMachine):
         expected = self._runner.run(self._memory.read(query))
         assert self._runner.run(self._sqlite.read(query)) == expected
 
+    @rule(name=names, run_id=run_names)
+    def ask(self, name: str, run_id: str) -> None:
+        for question in questions(name, run_id):
+
+            def query(reader: Reader, question: Callable[[Reader], object] = question) -> object:
+                return show(question(reader))
+
+            expected = self._runner.run(self._memory.read(query))
+            assert self._runner.run(self._sqlite.read(query)) == expected
+
     @invariant()
     def both_told_the_same(self) -> None:
         assert show(self._heard[0]) == show(self._heard[1])
@@ -291,8 +339,21 @@ class Stores(RuleBasedStateMachine):
             assert [line for line in problems if not any(text in line for text in odd)] == []
 
 
+class ForgetfulStores(Stores):
+    """The same where next to nothing is remembered from one operation to the next."""
+
+    def _open_sqlite(self) -> None:
+        super()._open_sqlite()
+        cache.MOST_BYTES = 2000
+
+    def teardown(self) -> None:
+        cache.MOST_BYTES = MOST_BYTES
+        super().teardown()
+
+
 TestStores = Stores.TestCase
-TestStores.settings = settings(
+TestForgetfulStores = ForgetfulStores.TestCase
+TestStores.settings = TestForgetfulStores.settings = settings(
     max_examples=25,
     stateful_step_count=12,
     deadline=None,

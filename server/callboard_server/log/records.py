@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from callboard.v1.event_pb2 import Event
 
 _FRAME_EVENTS_TAG = b"\x0a"  # EventFrame.events: field 1, length-delimited
 
 
-@dataclass(slots=True)
-class Record:
+class Record(NamedTuple):
     """One event of a session's log with its serialised form."""
 
     session: int

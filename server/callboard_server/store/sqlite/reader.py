@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from google.protobuf.struct_pb2 import Struct
-
 from callboard.v1.assistant_pb2 import Assistant
 from callboard.v1.event_pb2 import Action, ActionResponse
-from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
-from callboard.v1.run_pb2 import Run
 from callboard.v1.server_pb2 import Counts
-from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
     ActionRow,
@@ -30,14 +23,23 @@ from callboard_server.store.base import (
     SessionRow,
     ThreadRow,
 )
+from callboard_server.store.sqlite.rows import (
+    Stored,
+    StoredJob,
+    StoredRun,
+    StoredSession,
+    StoredThread,
+    columns,
+    json_text,
+)
 
-_SESSION = "s.key, s.tenant, s.session_id, s.head, s.oldest, s.active_at, s.ttl"
-_THREAD = f't.key, t.parent, t.data, t."values", {_SESSION}'
-_RUN = f"r.key, r.queued_at, r.ready, r.due_at, r.stop, r.data, {_THREAD}"
+_SESSION = ", ".join(columns(StoredSession, "s"))
+_THREAD = ", ".join([*columns(StoredThread, "t"), _SESSION])
+_RUN = ", ".join([*columns(StoredRun, "r"), _THREAD])
 _THREADS = "threads t JOIN sessions s ON s.key = t.session"
 _RUNS = "runs r JOIN threads t ON t.key = r.thread JOIN sessions s ON s.key = t.session"
 _JOBS = f"{_THREADS} JOIN jobs j ON j.thread = t.key JOIN runs r ON r.key = j.run"
-_JOB = f"j.parent, j.data, {_RUN}"
+_JOB = ", ".join([*columns(StoredJob, "j"), _RUN])
 _ACTIONS = f"actions a JOIN {_RUNS.replace('runs r', 'runs r ON r.key = a.run', 1)}"
 _ACTION = f"a.key, a.state, a.data, a.response, a.ended_at, {_RUN}"
 _EVENTS = "SELECT session, sequence, thread, run, kind, data FROM events"
@@ -46,17 +48,28 @@ _BELOW = """WITH RECURSIVE tree (key) AS (
 )"""
 _BUSY = f"""(r.state = {RunState.RUN_STATE_RUNNING}
     OR r.state = {RunState.RUN_STATE_QUEUED} AND r.due_at IS NULL)"""
+REMEMBERED = """SELECT digest, response FROM requests
+    WHERE tenant = ? AND method = ? AND request_id = ?"""
 
+_THREAD_WIDTH, _RUN_WIDTH = len(StoredThread._fields), len(StoredRun._fields)
+_JOB_WIDTH = len(StoredJob._fields)
 _LIVE = f"r.state < {RunState.RUN_STATE_SUCCEEDED}"
-_ESCAPE = re.compile(r"\\.")
 
 Parameters = Sequence[object]
 
 
-class SqliteReader:
-    """One consistent view of the database: lives within one transaction of a connection."""
+class NotRemembered(Exception):
+    """What was asked for is in the database, and that must not be asked here."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+
+class SqliteReader:
+    """One consistent view of the database: lives within one transaction of a connection.
+
+    Args:
+        connection: The connection; None where only what a subclass remembers can be asked for.
+    """
+
+    def __init__(self, connection: sqlite3.Connection | None) -> None:
         self._connection = connection
         # A row that was read once is the same object for the rest of the transaction.
         self._sessions: dict[int, SessionRow] = {}
@@ -66,7 +79,7 @@ class SqliteReader:
         self._actions: dict[int, ActionRow] = {}
 
     def _rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
-        return self._connection.execute(sql, parameters).fetchall()
+        return self._execute(sql, parameters).fetchall()
 
     def _row(self, sql: str, parameters: Parameters = ()) -> tuple[Any, ...] | None:
         rows = self._rows(sql, parameters)
@@ -74,6 +87,11 @@ class SqliteReader:
 
     def _event_rows(self, sql: str, parameters: Parameters) -> sqlite3.Cursor:
         """Runs a query on events: a transaction holds those back longer than rows."""
+        return self._execute(sql, parameters)
+
+    def _execute(self, sql: str, parameters: Parameters) -> sqlite3.Cursor:
+        if self._connection is None:
+            raise NotRemembered
         return self._connection.execute(sql, parameters)
 
     # Threads
@@ -160,6 +178,11 @@ class SqliteReader:
     def _runs_where(self, condition: str, parameters: Parameters = ()) -> list[RunRow]:
         rows = self._rows(f"SELECT {_RUN} FROM {_RUNS} WHERE {condition}", parameters)
         return [self._run_row(row) for row in rows]
+
+    def _run_at(self, key: int) -> RunRow:
+        if key in self._runs:
+            return self._runs[key]
+        return self._runs_where("r.key = ?", (key,))[0]
 
     def live_runs(self, thread: int) -> list[RunRow]:
         condition = f"r.thread = ? AND {_LIVE}"
@@ -349,9 +372,7 @@ class SqliteReader:
     # Everything else
 
     def remembered(self, tenant: str, method: str, request_id: str) -> Remembered | None:
-        sql = """SELECT digest, response FROM requests
-            WHERE tenant = ? AND method = ? AND request_id = ?"""
-        row = self._row(sql, (tenant, method, request_id))
+        row = self._row(REMEMBERED, (tenant, method, request_id))
         return Remembered(*row) if row else None
 
     def counts(self) -> Counts:
@@ -385,24 +406,39 @@ class SqliteReader:
     # Rows to objects
 
     def _session_row(self, row: tuple[Any, ...]) -> SessionRow:
-        return self._sessions.setdefault(row[0], SessionRow(*row))
+        key = row[0]
+        if key not in self._sessions:
+            stored = StoredSession._make(row)
+            self._sessions[key] = stored.row()
+            self._met("sessions", key, stored)
+        return self._sessions[key]
 
     def _thread_row(self, row: tuple[Any, ...]) -> ThreadRow:
-        key, parent, data, values = row[:4]
+        key = row[0]
         if key not in self._threads:
-            session = self._session_row(row[4:])
-            self._threads[key] = ThreadRow(
-                key, session, parent, Thread.FromString(data), Struct.FromString(values)
-            )
+            stored = StoredThread._make(row[:_THREAD_WIDTH])
+            self._threads[key] = stored.row(self._session_row(row[_THREAD_WIDTH:]))
+            self._met("threads", key, stored)
         return self._threads[key]
 
     def _run_row(self, row: tuple[Any, ...]) -> RunRow:
-        key, queued_at, ready, due_at, stop, data = row[:6]
+        key = row[0]
         if key not in self._runs:
-            thread = self._thread_row(row[6:])
-            run = Run.FromString(data)
-            self._runs[key] = RunRow(key, thread, run, queued_at, bool(ready), due_at, stop)
+            stored = StoredRun._make(row[:_RUN_WIDTH])
+            self._runs[key] = stored.row(self._thread_row(row[_RUN_WIDTH:]))
+            self._met("runs", key, stored)
         return self._runs[key]
+
+    def _job_row(self, row: tuple[Any, ...]) -> JobRow:
+        key = row[0]
+        if key not in self._jobs:
+            stored = StoredJob._make(row[:_JOB_WIDTH])
+            self._jobs[key] = stored.row(self._run_row(row[_JOB_WIDTH:]))
+            self._met("jobs", key, stored)
+        return self._jobs[key]
+
+    def _met(self, table: str, key: int, stored: Stored) -> None:
+        """Notices a row that was read from the database."""
 
     def _action_row(self, row: tuple[Any, ...]) -> ActionRow:
         key, state, data, response, ended_at = row[:5]
@@ -416,13 +452,6 @@ class SqliteReader:
                 ended_at,
             )
         return self._actions[key]
-
-    def _job_row(self, row: tuple[Any, ...]) -> JobRow:
-        work = self._run_row(row[2:])
-        thread = work.thread
-        if thread.key not in self._jobs:
-            self._jobs[thread.key] = JobRow(thread, row[0], work, Job.FromString(row[1]))
-        return self._jobs[thread.key]
 
 
 def _add(where: list[str], parameters: list[Any], condition: str, value: object) -> None:
@@ -457,15 +486,6 @@ def _leaves(wanted: Mapping[str, object], path: str) -> Iterator[tuple[str, obje
             yield from _leaves(value, below)
         else:
             yield below, value
-
-
-def json_text(value: object) -> str:
-    """Writes JSON such that equal values have equal texts, and strings can stand in a JSON path.
-
-    SQLite ends a quoted name in a path at the next quote, even at an escaped one.
-    """
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return _ESCAPE.sub(lambda escape: "\\u0022" if escape[0] == '\\"' else escape[0], text)
 
 
 def _page(where: list[str], parameters: list[Any], key: str, page: Page) -> str:

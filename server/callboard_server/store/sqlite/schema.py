@@ -13,6 +13,8 @@ from sqlite_utils.migrations import Migrations
 from callboard_server.store.base import StoreError, StoreFull, StoreUnavailable
 
 OLDEST_SQLITE = (3, 38)  # the JSON operator ->
+STATEMENTS = 512
+"""How many statements a connection keeps prepared: `rows.MOST_ROWS` for each table, and others."""
 
 migrations = Migrations("callboard")
 
@@ -39,7 +41,12 @@ def connect(path: str, *, synchronous: str = "FULL", read_only: bool = False) ->
     uri = f"{Path(path).absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     # The timeout is how long to wait for another process, such as a backup, in seconds.
     connection = sqlite3.connect(
-        uri, uri=True, timeout=5, isolation_level=None, check_same_thread=False
+        uri,
+        uri=True,
+        timeout=5,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=STATEMENTS,
     )
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")

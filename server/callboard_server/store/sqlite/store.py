@@ -15,7 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from callboard_server import faults
@@ -28,8 +29,10 @@ from callboard_server.store.base import (
     Transaction,
 )
 from callboard_server.store.sqlite import ownership, schema
-from callboard_server.store.sqlite.reader import SqliteReader
-from callboard_server.store.sqlite.transaction import SqliteTransaction, send_events
+from callboard_server.store.sqlite.cache import Cache, Changes, ready_line
+from callboard_server.store.sqlite.cached import CachedReader
+from callboard_server.store.sqlite.reader import NotRemembered, SqliteReader
+from callboard_server.store.sqlite.transaction import SqliteTransaction, Unsent
 
 T = TypeVar("T")
 
@@ -58,6 +61,14 @@ class _Operation:
         self.answer.set_exception(self.error)
         # A caller that went away does not retrieve it.
         self.answer.exception()
+
+
+@dataclass(slots=True)
+class _Commit:
+    """What the operations of a commit did."""
+
+    changes: Changes = field(default_factory=Changes)
+    records: list[Record] = field(default_factory=list)
 
 
 class SqliteStore:
@@ -90,6 +101,10 @@ class SqliteStore:
         self._local = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._closed = True
+        self._cache: Cache | None = None
+        """What the writer knows; None where it has to begin anew."""
+        self._shown: Cache | None = None
+        """What the loop knows of what is committed."""
         self.fault: StoreError | None = None
 
     # Opening and closing
@@ -130,7 +145,7 @@ class SqliteStore:
 
     def _try_to_own(self) -> ownership.Owner | None:
         try:
-            return ownership.take(self._connection, self._worker_id, self._seconds())
+            return ownership.take(self._connection, self._worker_id, self.now())
         except sqlite3.Error as error:
             raise self._store_error(error) from error
 
@@ -155,7 +170,7 @@ class SqliteStore:
         await asyncio.to_thread(self._writer.join)
         self._connection.close()
 
-    def _seconds(self) -> float:
+    def now(self) -> float:
         return self._clock() / 1e9
 
     # Writing
@@ -196,41 +211,51 @@ class SqliteStore:
         return group, item is None
 
     def _commit(self, group: Sequence[_Operation]) -> None:
-        records: list[Record] = []
+        commit = _Commit()
         try:
-            records = self._transact(group)
+            self._transact(group, commit)
             self.fault = None
         except BaseException as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            self._doubt()
             if len(group) > 1 and not _is_outage(error):
                 # The database refused what one of them wrote: that must not harm the others.
                 for operation in group:
                     self._commit([operation])
                 return
+            commit = _Commit()
             fault = self._as_fault(error)
             self.fault = fault if isinstance(fault, StoreError) else None
             for operation in group:
                 operation.error = self._as_fault(error)
-        self._call_loop(self._deliver, group, records)
+        self._call_loop(self._deliver, group, commit)
 
-    def _transact(self, group: Sequence[_Operation]) -> list[Record]:
-        """Runs operations in one transaction and returns what they appended."""
-        records: list[Record] = []
-        unsent: list[Record] = []
+    def _doubt(self) -> None:
+        """What is remembered may no longer be what is in the file."""
+        self._cache = None
+        self._call_loop(self._show, None)
+
+    def _transact(self, group: Sequence[_Operation], commit: _Commit) -> None:
+        """Runs operations in one transaction and notes what they did."""
+        unsent = Unsent(self._connection)
         self._connection.execute("BEGIN IMMEDIATE")
         if not ownership.holds(self._connection, self._worker_id):
             raise self._taken_over()
+        if self._cache is None:
+            commit.changes.line = ready_line(self._connection)
+            self._cache = Cache(commit.changes.line)
         for operation in group:
-            records += self._run(operation, unsent)
-        send_events(self._connection, unsent)
+            self._cache = self._run(operation, self._cache, unsent, commit)
+        unsent.send()
         faults.point("before_commit")
         self._connection.execute("COMMIT")
         faults.point("after_commit")
-        return records
 
-    def _run(self, operation: _Operation, unsent: list[Record]) -> list[Record]:
-        transaction = SqliteTransaction(self._connection, self._keys, self._clock(), unsent)
+    def _run(self, operation: _Operation, cache: Cache, unsent: Unsent, commit: _Commit) -> Cache:
+        """Runs an operation and returns what is known after it."""
+        now = self._clock()
+        transaction = SqliteTransaction(self._connection, cache, unsent, self._keys, now)
         operation.error = None
         try:
             operation.result = operation.run(transaction)
@@ -239,9 +264,17 @@ class SqliteStore:
         except Exception as error:
             transaction.abandon()
             operation.error = error
-            return []
+            return cache
         transaction.finish()
-        return transaction.records
+        commit.records += transaction.records
+        if transaction.deleted:
+            unsent.send()
+            line = ready_line(self._connection)
+            commit.changes = Changes(line=line)
+            return Cache(line)
+        cache.apply(transaction.changes)
+        commit.changes.add(transaction.changes)
+        return cache
 
     def _as_fault(self, error: BaseException) -> BaseException:
         """What a caller is told of an error that took a whole commit down."""
@@ -252,14 +285,24 @@ class SqliteStore:
     def _store_error(self, error: sqlite3.Error) -> StoreError:
         return schema.store_error(error, self._path)
 
-    def _deliver(self, group: Sequence[_Operation], records: Sequence[Record]) -> None:
+    def _deliver(self, group: Sequence[_Operation], commit: _Commit) -> None:
         """Back on the loop: shows what was committed, then answers the callers."""
         try:
-            if records:
-                self._listener(records)
+            self._show(commit.changes)
+            if commit.records:
+                self._listener(commit.records)
         finally:
             for operation in group:
                 operation.reply()
+
+    def _show(self, changes: Changes | None) -> None:
+        """Lets reads on the loop know what was committed; None where that is not known."""
+        if changes is None:
+            self._shown = None
+        elif changes.line is not None:
+            self._shown = Cache(changes.line)
+        if changes is not None and self._shown is not None:
+            self._shown.apply(changes)
 
     def _call_loop(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
@@ -271,11 +314,13 @@ class SqliteStore:
     def _renew(self) -> None:
         """Extends the lease, and sees whether the file can be written while nobody does."""
         try:
-            ours = ownership.renew(self._connection, self._worker_id, self._seconds())
+            ours = ownership.renew(self._connection, self._worker_id, self.now())
             self.fault = None if ours else self._taken_over()
         except sqlite3.Error as error:
             # The next renewal is in time as well: a lease is three of them long.
             self.fault = self._store_error(error)
+        if self.fault is not None:
+            self._doubt()
 
     def _taken_over(self) -> StoreUnavailable:
         return StoreUnavailable(f"{self._path} was taken over by another server")
@@ -293,6 +338,9 @@ class SqliteStore:
     async def read(self, query: Callable[[Reader], T]) -> T:
         if self._closed:
             raise StoreUnavailable("the store is closed")
+        if self._shown is not None:
+            with suppress(NotRemembered):
+                return query(CachedReader(self._shown))
         return await self._loop.run_in_executor(self._readers, self._query, query)
 
     def _query(self, query: Callable[[Reader], T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
@@ -14,7 +14,6 @@ from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
 from callboard.v1.event_pb2 import Action, Event
 from callboard.v1.job_pb2 import Job
-from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.events import kind_of, redacted
@@ -27,46 +26,97 @@ from callboard_server.store.base import (
     Remembered,
     RunRow,
     SessionRow,
+    StoreError,
     ThreadRow,
 )
-from callboard_server.store.sqlite.reader import Parameters, SqliteReader, json_text
+from callboard_server.store.sqlite.cache import Cache, Changes, Place
+from callboard_server.store.sqlite.cached import CachedReader
+from callboard_server.store.sqlite.reader import REMEMBERED, Parameters
+from callboard_server.store.sqlite.rows import (
+    EVENTS,
+    REQUESTS,
+    TABLES,
+    Row,
+    Stored,
+    StoredRequest,
+    json_text,
+    stored,
+)
 
-Row = SessionRow | ThreadRow | RunRow
-_Columns = tuple[Sequence[str], Callable[[Any], tuple[Any, ...]]]
+_Request = tuple[str, str, str]
 
 
-class SqliteTransaction(SqliteReader):
+class Unsent:
+    """What was written and not yet sent to the database: a row once, however often it changed."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.rows: dict[str, dict[int, Stored]] = {table: {} for table in TABLES}
+        self.requests: dict[_Request, StoredRequest] = {}
+        self.events: list[Record] = []
+
+    def take(self, later: Unsent) -> None:
+        """Takes in what was written later."""
+        for table, rows in later.rows.items():
+            self.rows[table].update(rows)
+        self.requests.update(later.requests)
+        self.events += later.events
+
+    def send_rows(self) -> None:
+        for table, rows in self.rows.items():
+            if rows:
+                TABLES[table].write(self._connection, rows.values())
+                rows.clear()
+        if self.requests:
+            REQUESTS.write(self._connection, self.requests.values())
+            self.requests.clear()
+
+    def send(self) -> None:
+        self.send_rows()
+        if self.events:
+            EVENTS.write(self._connection, self.events)
+            self.events.clear()
+
+
+class SqliteTransaction(CachedReader):
     """One operation's reads and writes.
 
-    Writes are held back until a read needs them or the operation is over. An operation that fails
-    before either has touched nothing; one that fails later is rolled back to its savepoint.
+    Writes are held back until the operation is over, and then until the commit. Where a query goes
+    to the database, what was written is sent there first: that of earlier operations, and, behind a
+    savepoint, that of this one. From then on only the database is asked.
 
     Args:
         connection: Within a transaction of the writer.
+        cache: What is known, with all that earlier operations wrote.
+        unsent: What earlier operations of the same commit wrote.
         keys: The last key of each table; the writer is the only one to hand them out.
         now: Nanoseconds since the epoch.
-        unsent: Events of earlier operations of the same commit. They go to the database many at a
-            time, when an operation reads events or by `send_events`.
     """
+
+    _connection: sqlite3.Connection
 
     def __init__(
         self,
         connection: sqlite3.Connection,
+        cache: Cache,
+        unsent: Unsent,
         keys: Counter[str],
         now: int,
-        unsent: list[Record],
     ) -> None:
-        super().__init__(connection)
+        super().__init__(cache, connection)
         self._keys = keys
         self._now = now
         self._time = Timestamp(seconds=now // 10**9, nanos=now % 10**9)
         self._unsent = unsent
+        self._own = Unsent(connection)
         self._statements: list[tuple[str, Parameters]] = []
-        self._new: set[tuple[str, int]] = set()
-        self._dirty: dict[tuple[str, int], Row] = {}
-        self._pending: list[Record] = []
+        self._dirty: dict[Place, Row] = {}
+        self._own_keys: dict[tuple[str, str, str], int] = {}
+        self._new_runs: list[RunRow] = []
+        self._gone: set[Place] = set()
         self._savepoint = False
-        self._own_threads: set[int] = set()
+        self.changes = Changes()
+        """What the operation did to the rows."""
         self.records: list[Record] = []
         """What the operation appended, in order."""
 
@@ -77,55 +127,83 @@ class SqliteTransaction(SqliteReader):
     # Reading one's own writes
 
     def _rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
-        self._flush_for_read()
+        self._send_rows()
         return super()._rows(sql, parameters)
 
     def _event_rows(self, sql: str, parameters: Parameters) -> sqlite3.Cursor:
-        self._flush_all()
+        self._send_rows()
+        self._unsent.send()
+        self._own.send()
         return super()._event_rows(sql, parameters)
 
-    def live_runs(self, thread: int) -> list[RunRow]:
-        if thread not in self._own_threads:
-            return super().live_runs(thread)
-        # Of a thread that this operation made, the database knows nothing yet.
-        rows = [run for run in self._runs.values() if run.thread.key == thread]
-        live = [run for run in rows if run.data.state < RunState.RUN_STATE_SUCCEEDED]
-        return sorted(live, key=lambda run: (run.queued_at, run.key))
+    def _send_rows(self) -> None:
+        """Lets the database know all rows."""
+        if self._dirty or self._statements or self._own.requests or self._own.events:
+            self._set_savepoint()
+            self._collect()
+            self._own.send_rows()
+            for sql, parameters in self._statements:
+                self._connection.execute(sql, parameters)
+            self._statements.clear()
+        self._unsent.send_rows()
 
-    def _flush_for_read(self) -> None:
-        if self._statements or self._dirty or self._pending:
-            if not self._savepoint:
-                # What earlier operations wrote must not go when this one is rolled back.
-                send_events(self._connection, self._unsent)
-                self._connection.execute("SAVEPOINT operation")
-                self._savepoint = True
-            self._flush()
-            send_events(self._connection, self._pending)
+    def _set_savepoint(self) -> None:
+        if not self._savepoint:
+            # What earlier operations wrote must not go when this one is rolled back.
+            self._unsent.send()
+            self._connection.execute("SAVEPOINT operation")
+            self._savepoint = True
+            self._cache = None
 
-    def _flush_all(self) -> None:
-        self._flush_for_read()
-        send_events(self._connection, self._unsent)
-
-    def _flush(self) -> None:
-        """Sends rows and statements that were held back to the database."""
-        execute = self._connection.execute
+    def _collect(self) -> None:
+        """Takes the rows that were changed as they are now."""
         for place, row in self._dirty.items():
-            table = _TABLES[place[0]]
-            execute(*(table.insert(row) if place in self._new else table.update(row)))
-        for sql, parameters in self._statements:
-            execute(sql, parameters)
-        self._statements.clear()
-        self._new.clear()
+            if place not in self._gone:
+                table, key = place
+                self._own.rows[table][key] = self.changes.rows[place] = stored(row)
         self._dirty.clear()
+
+    def _met(self, table: str, key: int, stored_row: Stored) -> None:
+        if self._cache is not None:
+            place = table, key
+            self._cache.put(place, stored_row)
+            self.changes.rows[place] = stored_row
+
+    def _key_of(self, table: str, tenant: str, row_id: str) -> int | None:
+        own = self._own_keys.get((table, tenant, row_id)) if self._cache else None
+        return super()._key_of(table, tenant, row_id) if own is None else own
+
+    def _is_empty(self, place: Place) -> bool:
+        if place in self.changes.filled:
+            return False
+        return super()._is_empty(place) or (self._cache is not None and place in self.changes.empty)
+
+    def live_runs(self, thread: int) -> list[RunRow]:
+        runs = super().live_runs(thread)
+        if self._cache is not None and self._live_keys(thread) is None:
+            keys = frozenset(run.key for run in runs)
+            self.changes.live[thread] = keys
+            self._cache.live[thread] = set(keys)
+        return runs
+
+    def _live_keys(self, thread: int) -> Collection[int] | None:
+        if self._cache is None:
+            return None
+        known = self._cache.live.get(thread, self.changes.live.get(thread))
+        if known is None or not self._new_runs:
+            return known
+        return {*known, *(run.key for run in self._new_runs if run.thread.key == thread)}
 
     # The end of the operation
 
     def finish(self) -> None:
         """Makes the operation a part of the commit."""
-        self._flush()
-        self._unsent += self._pending
-        if self._savepoint:
+        if self._savepoint or self._statements:
+            self._send_rows()
             self._connection.execute("RELEASE operation")
+        else:
+            self._collect()
+        self._unsent.take(self._own)
 
     def abandon(self) -> None:
         """Takes back whatever the operation has sent."""
@@ -133,57 +211,53 @@ class SqliteTransaction(SqliteReader):
             self._connection.execute("ROLLBACK TO operation")
             self._connection.execute("RELEASE operation")
 
+    @property
+    def deleted(self) -> bool:
+        """Whether the operation deleted rows."""
+        return bool(self._gone)
+
     # Adding
 
     def _key(self, table: str) -> int:
         self._keys[table] += 1
         return self._keys[table]
 
-    def _add(self, table: str, row: Row) -> None:
-        place = table, row.key
-        self._new.add(place)
-        self._dirty[place] = row
-
     def _hold(self, sql: str, *parameters: object) -> None:
         self._statements.append((sql, parameters))
 
     def add_session(self, tenant: str, session_id: str) -> SessionRow:
         row = SessionRow(self._key("sessions"), tenant, session_id)
-        self._sessions[row.key] = row
-        self._add("sessions", row)
+        self._sessions[row.key] = self._dirty["sessions", row.key] = row
         return row
 
     def add_thread(self, session: SessionRow, parent: int | None, data: Thread) -> ThreadRow:
         row = ThreadRow(self._key("threads"), session, parent, data, Struct())
-        self._threads[row.key] = row
-        self._own_threads.add(row.key)
-        self._add("threads", row)
+        self._threads[row.key] = self._dirty["threads", row.key] = row
+        self._own_keys["threads", session.tenant, data.thread_id] = row.key
+        self.changes.empty |= {("threads", row.key), ("jobs", row.key)}
+        self.changes.live[row.key] = frozenset()
+        if parent is not None:
+            self.changes.filled.add(("threads", parent))
         return row
 
     def add_run(self, thread: ThreadRow, data: Run) -> RunRow:
         row = RunRow(self._key("runs"), thread, data, queued_at=self._now)
-        self._runs[row.key] = row
-        self._add("runs", row)
+        self._runs[row.key] = self._dirty["runs", row.key] = row
+        self._new_runs.append(row)
+        self._own_keys["runs", thread.session.tenant, data.run_id] = row.key
+        self.changes.empty.add(("actions", row.key))
         return row
 
     def add_job(self, thread: ThreadRow, parent: int | None, run: RunRow, data: Job) -> JobRow:
         row = JobRow(thread, parent, run, data)
-        self._jobs[thread.key] = row
-        self._hold(
-            "INSERT INTO jobs (thread, tenant, parent, run, labels, data) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            thread.key,
-            thread.session.tenant,
-            parent,
-            run.key,
-            json_text(dict(data.labels)),
-            data.SerializeToString(),
-        )
+        self._jobs[thread.key] = self._dirty["jobs", thread.key] = row
+        self.changes.filled.add(("jobs", thread.key))
         return row
 
     def add_action(self, run: RunRow, data: Action) -> ActionRow:
         row = ActionRow(self._key("actions"), run, data)
         self._actions[row.key] = row
+        self.changes.filled.add(("actions", run.key))
         session = run.thread.session
         self._hold(
             "INSERT INTO actions (key, tenant, action_id, session, thread, run, state, data) "
@@ -231,12 +305,7 @@ class SqliteTransaction(SqliteReader):
         self._dirty["runs", row.key] = row
 
     def save_job(self, row: JobRow) -> None:
-        self._hold(
-            "UPDATE jobs SET run = ?, data = ? WHERE thread = ?",
-            row.run.key,
-            row.data.SerializeToString(),
-            row.thread.key,
-        )
+        self._dirty["jobs", row.thread.key] = row
 
     def save_action(self, row: ActionRow) -> None:
         self._hold(
@@ -270,7 +339,7 @@ class SqliteTransaction(SqliteReader):
             kind_of(event),
             event.SerializeToString(),
         )
-        self._pending.append(record)
+        self._own.events.append(record)
         self.records.append(record)
 
     # Removing
@@ -285,119 +354,45 @@ class SqliteTransaction(SqliteReader):
             )
 
     def delete_session(self, session: SessionRow) -> None:
-        self._flush_all()
+        self._prepare_to_delete(("sessions", session.key))
         self._hold("DELETE FROM events WHERE session = ?", session.key)
         self._hold("DELETE FROM sessions WHERE key = ?", session.key)
         self._sessions.pop(session.key, None)
 
     def delete_thread(self, row: ThreadRow) -> None:
-        self._flush_all()
+        runs = [("runs", run.key) for run in self._runs.values() if run.thread is row]
+        self._prepare_to_delete(("threads", row.key), ("jobs", row.key), *runs)
         for table in ("jobs", "actions", "runs"):
             self._hold(f"DELETE FROM {table} WHERE thread = ?", row.key)
         self._hold("DELETE FROM threads WHERE key = ?", row.key)
         self._threads.pop(row.key, None)
 
+    def _prepare_to_delete(self, *places: Place) -> None:
+        """Sends all that was written, so that it is deleted, too."""
+        self._set_savepoint()
+        self._send_rows()
+        self._own.send()
+        self._gone.update(places)
+
     # Remembered answers
 
+    def remembered(self, tenant: str, method: str, request_id: str) -> Remembered | None:
+        if self._statements:
+            return super().remembered(tenant, method, request_id)
+        key = tenant, method, request_id
+        held = self._own.requests.get(key) or self._unsent.requests.get(key)
+        if held is not None:
+            return Remembered(held.digest, held.response)
+        # What else is not sent makes no difference here.
+        rows = super()._rows(REMEMBERED, key)
+        return Remembered(*rows[0]) if rows else None
+
     def remember(self, tenant: str, method: str, request_id: str, answer: Remembered) -> None:
-        self._hold(
-            "INSERT INTO requests (tenant, method, request_id, digest, response, create_time) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            tenant,
-            method,
-            request_id,
-            answer.digest,
-            answer.response,
-            self._now / 1e9,
-        )
+        key = tenant, method, request_id
+        if key in self._own.requests or key in self._unsent.requests:
+            raise StoreError(f"the answer to request {request_id} is remembered already")
+        seconds = self._now / 1e9
+        self._own.requests[key] = StoredRequest(*key, answer.digest, answer.response, seconds)
 
     def forget(self, before: float) -> None:
         self._hold("DELETE FROM requests WHERE create_time < ?", before)
-
-
-def send_events(connection: sqlite3.Connection, records: list[Record]) -> None:
-    """Writes records to the database and empties the list."""
-    if records:
-        connection.executemany(
-            "INSERT INTO events (session, sequence, thread, run, kind, data) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            [(r.session, r.sequence, r.thread, r.run, r.kind, r.data) for r in records],
-        )
-        records.clear()
-
-
-class _Table:
-    """How the rows of a table are written.
-
-    Args:
-        name: The table.
-        fixed: Columns that never change, and what a row has in them.
-        changing: The other columns but the key, and what a row has in them.
-    """
-
-    def __init__(self, name: str, fixed: _Columns, changing: _Columns) -> None:
-        (fixed_names, self._fixed), (names, self._changing) = fixed, changing
-        columns = [*names, "key", *fixed_names]
-        places = ", ".join("?" * len(columns))
-        self._insert = f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({places})"
-        self._update = f"UPDATE {name} SET {', '.join(f'{c} = ?' for c in names)} WHERE key = ?"
-
-    def insert(self, row: Any) -> tuple[str, Parameters]:
-        return self._insert, (*self._changing(row), row.key, *self._fixed(row))
-
-    def update(self, row: Any) -> tuple[str, Parameters]:
-        return self._update, (*self._changing(row), row.key)
-
-
-def _metadata(thread: Thread) -> str:
-    return json_text(to_dict(thread.metadata)) if thread.HasField("metadata") else "{}"
-
-
-_TABLES = {
-    "sessions": _Table(
-        "sessions",
-        (("tenant", "session_id"), lambda row: (row.tenant, row.session_id)),
-        (
-            ("head", "oldest", "active_at", "ttl"),
-            lambda row: (row.head, row.oldest, row.active_at, row.ttl),
-        ),
-    ),
-    "threads": _Table(
-        "threads",
-        (
-            ("tenant", "thread_id", "session", "parent"),
-            lambda row: (row.session.tenant, row.data.thread_id, row.session.key, row.parent),
-        ),
-        (
-            ("metadata", '"values"', "data"),
-            lambda row: (
-                _metadata(row.data),
-                row.values.SerializeToString(),
-                row.data.SerializeToString(),
-            ),
-        ),
-    ),
-    "runs": _Table(
-        "runs",
-        (
-            ("tenant", "run_id", "thread", "assistant"),
-            lambda row: (
-                row.thread.session.tenant,
-                row.data.run_id,
-                row.thread.key,
-                row.data.assistant_id,
-            ),
-        ),
-        (
-            ("state", "queued_at", "ready", "due_at", "stop", "data"),
-            lambda row: (
-                row.data.state,
-                row.queued_at,
-                int(row.ready),
-                row.due_at,
-                row.stop,
-                row.data.SerializeToString(),
-            ),
-        ),
-    ),
-}
