@@ -125,6 +125,7 @@ async def test_launches_of_recorded_steps_are_not_taken_for_others(
         assert (await finished(client, run)).state == SUCCEEDED
         jobs = [job.job_id async for job in client.jobs.list(parent_thread_id=run.thread_id)]
         assert len(set(jobs)) == 2
+        await client.jobs.wait(jobs)
         await sound_log(client, run.thread_id)
 
 

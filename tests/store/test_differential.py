@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from callboard.structs import to_struct
 from callboard.v1.event_pb2 import Event, EventKind
 from callboard.v1.lifecycle_pb2 import RunState
-from callboard_server.log.events import CONDENSED, kinds
-from callboard_server.log.records import Record
+from callboard_server.log.events import CONDENSED, KINDS, kinds
+from callboard_server.log.records import Draft, Record
 from callboard_server.store.base import (
     EventFilter,
     JobRow,
@@ -71,6 +71,7 @@ steps = st.one_of(
     st.tuples(st.just("merge"), names, patches),
     st.tuples(st.just("relabel"), names, patches),
     st.tuples(st.just("void"), run_names),
+    st.tuples(st.just("emit"), run_names, st.integers(0, 3)),
     st.tuples(st.just("delete"), names),
     st.tuples(st.just("remember"), st.sampled_from("mn"), st.sampled_from("xyz")),
     st.tuples(st.just("forget"), st.integers(0, 30)),
@@ -135,12 +136,20 @@ def _with_run(tx: Transaction, kind: str, run: RunRow, *rest: Any) -> object:
             run.data.state = RunState.RUN_STATE_QUEUED
             run.queued_at += rest[0] * SECOND
             run.ready = True
+        case "emit":
+            tx.append_drafts(run, [_draft(number) for number in range(rest[0])])
         case "void":
             event = Event()
             event.claim_voided.claim_epoch = run.data.claim_epoch
             tx.append(run.thread, event, run)
     tx.save_run(run)
     return show(run)
+
+
+def _draft(number: int) -> Draft:
+    event = Event(ignorable=True)
+    event.custom.name, event.custom.data_json = "n", str(number)
+    return Draft(KINDS["custom"], event.SerializeToString())
 
 
 def _with_thread(tx: Transaction, kind: str, thread: ThreadRow, *rest: Any) -> object:

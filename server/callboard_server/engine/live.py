@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 
 from callboard.v1.run_pb2 import Delta, EventFrame, Run, StreamEnd
 from callboard_server.log.events import KINDS
@@ -22,6 +23,12 @@ from callboard_server.store.base import EventFilter, Reader, Store
 RECENT = 2048
 """How many of a session's last records stay in memory while it is read."""
 RECENT_BYTES = 8 << 20
+"""How many bytes of them."""
+UNREAD_SESSIONS = 256
+"""Of how many sessions that nobody reads some records stay, for readers that come soon."""
+UNREAD = 64
+"""How many records of each."""
+UNREAD_BYTES = 64 << 10
 """How many bytes of them."""
 FRAME_EVENTS = 256
 """How many events go into one frame at the most."""
@@ -36,6 +43,7 @@ _RUN_ENDS = frozenset({KINDS["run_finished"], KINDS["run_queued"], KINDS["run_wa
 # A run whose thread is deleted while it is at work has no end.
 _RUN_CHANGES = _RUN_ENDS | {KINDS["run_cancel_requested"]}
 _THREAD_DELETED = KINDS["thread_deleted"]
+_SESSION_OF = attrgetter("session")
 
 
 @dataclass(slots=True)
@@ -71,7 +79,7 @@ class OpenMessage:
 
 
 class Feed:
-    """The recent past of one session, while someone reads it."""
+    """The recent past of one session."""
 
     def __init__(self) -> None:
         self.recent: deque[Record] = deque()
@@ -85,16 +93,22 @@ class Feed:
         for reader in self.readers:
             reader.set()
 
-    def add(self, record: Record) -> None:
-        if record.kind == _THREAD_DELETED:
-            # What a reader has not had yet of it is erased, and comes so from the store.
-            self.recent.clear()
-            self._bytes = 0
-        self.recent.append(record)
-        self._bytes += len(record.data)
-        while len(self.recent) > RECENT or (self._bytes > RECENT_BYTES and len(self.recent) > 1):
+    def add(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.kind == _THREAD_DELETED:
+                # What a reader has not had yet of it is erased, and comes so from the store.
+                self.recent.clear()
+                self._bytes = 0
+            self.recent.append(record)
+            self._bytes += len(record.data)
+            self.head = record.sequence
+        self.trim()
+
+    def trim(self) -> None:
+        """Forgets what is too much to keep."""
+        most, most_bytes = (RECENT, RECENT_BYTES) if self.readers else (UNREAD, UNREAD_BYTES)
+        while len(self.recent) > most or (self._bytes > most_bytes and len(self.recent) > 1):
             self._bytes -= len(self.recent.popleft().data)
-        self.head = record.sequence
 
     def after(self, cursor: int) -> list[Record] | None:
         """Returns the records after a cursor, or None where memory does not reach back so far."""
@@ -111,6 +125,8 @@ class Hub:
 
     def __init__(self) -> None:
         self._feeds: dict[int, Feed] = {}
+        self._unread: dict[int, Feed] = {}
+        """Those of them that have no reader, the oldest first."""
         self._open: dict[int, dict[str, OpenMessage]] = {}
         self._watched: dict[str, set[asyncio.Event]] = {}
         self.draining = False
@@ -120,19 +136,28 @@ class Hub:
 
     def publish(self, records: Sequence[Record]) -> None:
         """Shows committed records to the readers. Call in commit order."""
-        woken = set()
-        for record in records:
-            if record.session in self._open:
-                self._close_messages(record)
-            if self._watched and record.kind in _RUN_CHANGES:
-                for watcher in self._watched.get(record.event.run_id, ()):
-                    watcher.set()
-            feed = self._feeds.get(record.session)
-            if feed is not None:
-                feed.add(record)
-                woken.add(record.session)
-        for session in woken:
-            self._feeds[session].wake()
+        for session, group in groupby(records, _SESSION_OF):
+            of_session = list(group)
+            for record in of_session:
+                if session in self._open:
+                    self._close_messages(record)
+                if self._watched and record.kind in _RUN_CHANGES:
+                    for watcher in self._watched.get(record.event.run_id, ()):
+                        watcher.set()
+            feed = self._feeds.get(session) or self._begin(session)
+            feed.add(of_session)
+            feed.wake()
+
+    def _begin(self, session: int) -> Feed:
+        feed = self._feeds[session] = Feed()
+        self._keep_unread(session, feed)
+        return feed
+
+    def _keep_unread(self, session: int, feed: Feed) -> None:
+        self._unread[session] = feed
+        if len(self._unread) > UNREAD_SESSIONS:
+            oldest = next(iter(self._unread))
+            del self._unread[oldest], self._feeds[oldest]
 
     def _close_messages(self, record: Record) -> None:
         messages = self._open[record.session]
@@ -163,7 +188,8 @@ class Hub:
 
     def session_deleted(self, session: int) -> None:
         self._open.pop(session, None)
-        feed = self._feeds.get(session)
+        self._unread.pop(session, None)
+        feed = self._feeds.pop(session, None)
         if feed is not None:
             feed.deleted = True
             feed.wake()
@@ -195,6 +221,7 @@ class Hub:
     def subscribe(self, session: int, reader: asyncio.Event) -> Feed:
         self.streams += 1
         feed = self._feeds.setdefault(session, Feed())
+        self._unread.pop(session, None)
         feed.readers.add(reader)
         return feed
 
@@ -202,7 +229,8 @@ class Hub:
         self.streams -= 1
         feed.readers.discard(reader)
         if not feed.readers and self._feeds.get(session) is feed:
-            del self._feeds[session]
+            feed.trim()
+            self._keep_unread(session, feed)
 
     def open_messages(self, session: int) -> list[OpenMessage]:
         return list(self._open.get(session, {}).values())
@@ -263,10 +291,13 @@ class SessionReader:
         Ends when the session is deleted or the server drains.
         """
         # The feed knows what passed since it was made, not what was there before.
-        behind = announce = True
+        behind, announce = not self._feed.head, True
         while not (self._feed.deleted or self._hub.draining):
             batch = await (self._from_store() if behind else self._next())
             behind = behind and not batch.caught_up
+            # At first nobody knows what was before the cursor.
+            batch.may_be_done |= announce
+            batch.may_be_deleted |= announce
             ends = batch.may_be_done or batch.may_be_deleted
             if announce or batch.records or batch.deltas or ends:
                 yield batch
@@ -281,8 +312,8 @@ class SessionReader:
             return await self._from_store()
         matching = [record for record in records if self._wanted.matches(record)]
         through = records[-1].sequence if records else self._cursor
-        stopped = any(record.kind in _RUN_ENDS for record in records)
-        deleted = any(record.kind == _THREAD_DELETED for record in records)
+        kinds = {record.kind for record in records}
+        stopped, deleted = not kinds.isdisjoint(_RUN_ENDS), _THREAD_DELETED in kinds
         return self._batch(matching, through, self._take_deltas, stopped, deleted)
 
     async def _from_store(self) -> Batch:
@@ -374,4 +405,5 @@ def _fitting(records: list[Record]) -> list[Record]:
 def frame(batch: Batch, run: Run | None = None, end: StreamEnd | None = None) -> bytes:
     """Serialises an EventFrame from records that already are."""
     rest = EventFrame(deltas=batch.deltas, through_sequence=batch.through, run=run, end=end)
-    return b"".join([record.framed for record in batch.records]) + rest.SerializeToString()
+    pieces = [part for record in batch.records for part in (record.head, record.data)]
+    return b"".join([*pieces, rest.SerializeToString()])

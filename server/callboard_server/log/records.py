@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from callboard.v1.event_pb2 import Event
 
+_SEQUENCE_TAG = b"\x08"  # Event.sequence: field 1, a varint
 _FRAME_EVENTS_TAG = b"\x0a"  # EventFrame.events: field 1, length-delimited
+
+
+class Draft(NamedTuple):
+    """An event that is serialised but for what the store fills in."""
+
+    kind: int
+    data: bytes
+
+    def completed(self, sequence: int, rest: bytes) -> bytes:
+        """Returns the whole event: of serialised messages that are joined, the fields add up.
+
+        Args:
+            sequence: Its sequence.
+            rest: The other fields that the store fills in, serialised.
+        """
+        return b"".join((self.data, rest, _SEQUENCE_TAG, varint(sequence)))
 
 
 class Record(NamedTuple):
@@ -29,9 +47,19 @@ class Record(NamedTuple):
         return Event.FromString(self.data)
 
     @property
+    def head(self) -> bytes:
+        """The bytes that stand before the event in an EventFrame."""
+        return _head(len(self.data))
+
+    @property
     def framed(self) -> bytes:
         """The bytes that the event takes in an EventFrame."""
-        return _FRAME_EVENTS_TAG + varint(len(self.data)) + self.data
+        return self.head + self.data
+
+
+@lru_cache(4096)
+def _head(size: int) -> bytes:
+    return _FRAME_EVENTS_TAG + varint(size)
 
 
 def varint(value: int) -> bytes:

@@ -136,6 +136,8 @@ class _View:
         if self.until == Until.UNTIL_NEVER:
             return None, False
         # The end is shown only behind the events that led to it.
+        if reader.session(self.session).head <= batch.through:
+            return end, False
         later = reader.events(self.session, self.chosen, after=batch.through, limit=1)
         return (end, False) if next(later, None) is None else (None, True)
 

@@ -26,7 +26,7 @@ from callboard.v1.job_pb2 import Job
 from callboard.v1.run_pb2 import Run
 from callboard.v1.server_pb2 import Counts
 from callboard.v1.thread_pb2 import Thread
-from callboard_server.log.records import Record
+from callboard_server.log.records import Draft, Record
 
 T = TypeVar("T")
 
@@ -323,6 +323,9 @@ class Transaction(Reader, Protocol):
         event is `claimed`, its epoch. The session is active from now on.
         """
 
+    def append_drafts(self, run: RunRow, drafts: Sequence[Draft]) -> None:
+        """Appends events of a run that came serialised; for the rest the same as `append`."""
+
     def erase_events(self, thread: ThreadRow) -> None:
         """Replaces all events of a thread by redacted ones; the sequences stay."""
 
@@ -356,4 +359,7 @@ class Store(Protocol):
         """
 
     async def read(self, query: Callable[[Reader], T]) -> T:
-        """Runs a query on a consistent view. Never waits for writes."""
+        """Runs a query on a consistent view. Never waits for writes.
+
+        A query must not block and may be run again from its beginning.
+        """

@@ -22,7 +22,7 @@ from callboard.v1.run_pb2 import Run
 from callboard.v1.server_pb2 import Counts
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.events import kind_of, kinds, redacted
-from callboard_server.log.records import Record
+from callboard_server.log.records import Draft, Record
 from callboard_server.store.base import (
     ActionRow,
     ActionState,
@@ -661,6 +661,10 @@ class MemoryTransaction(MemoryReader):
         record = Record(session.key, session.head, thread.key, run_key, kind_of(event), data)
         self._put(self._stored.events[session.key], record.sequence, record)
         self.records.append(record)
+
+    def append_drafts(self, run: RunRow, drafts: Sequence[Draft]) -> None:
+        for draft in drafts:
+            self.append(run.thread, Event.FromString(draft.data), run)
 
     # Removing
 

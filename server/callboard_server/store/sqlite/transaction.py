@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
@@ -17,7 +17,7 @@ from callboard.v1.job_pb2 import Job
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.events import kind_of, redacted
-from callboard_server.log.records import Record
+from callboard_server.log.records import Draft, Record
 from callboard_server.store.base import (
     ActionRow,
     AssistantRow,
@@ -106,6 +106,7 @@ class SqliteTransaction(CachedReader):
         super().__init__(cache, connection)
         self._keys = keys
         self._now = now
+        self._seconds = now / 1e9
         self._time = Timestamp(seconds=now // 10**9, nanos=now % 10**9)
         self._unsent = unsent
         self._own = Unsent(connection)
@@ -320,10 +321,8 @@ class SqliteTransaction(CachedReader):
         self, thread: ThreadRow, event: Event, run: RunRow | None = None, *, claimed: bool = True
     ) -> None:
         session = thread.session
-        session.head += 1
-        session.active_at = self._now / 1e9
-        self._dirty["sessions", session.key] = session
-        event.sequence = session.head
+        sequence = session.head + 1
+        event.sequence = sequence
         event.session_id = session.session_id
         event.thread_id = thread.data.thread_id
         event.time.CopyFrom(self._time)
@@ -331,16 +330,35 @@ class SqliteTransaction(CachedReader):
             event.run_id = run.data.run_id
             event.attempt = run.data.attempt
             event.claim_epoch = run.data.claim_epoch if claimed else 0
-        record = Record(
-            session.key,
-            session.head,
-            thread.key,
-            run.key if run else None,
-            kind_of(event),
-            event.SerializeToString(),
+        keys = session.key, sequence, thread.key, run.key if run else None
+        self._log(session, [Record(*keys, kind_of(event), event.SerializeToString())])
+
+    def append_drafts(self, run: RunRow, drafts: Sequence[Draft]) -> None:
+        thread, session = run.thread, run.thread.session
+        rest = Event(
+            session_id=session.session_id,
+            thread_id=thread.data.thread_id,
+            time=self._time,
+            run_id=run.data.run_id,
+            attempt=run.data.attempt,
+            claim_epoch=run.data.claim_epoch,
+        ).SerializeToString()
+        keys = thread.key, run.key
+        first = session.head + 1
+        self._log(
+            session,
+            [
+                Record(session.key, n, *keys, draft.kind, draft.completed(n, rest))
+                for n, draft in enumerate(drafts, first)
+            ],
         )
-        self._own.events.append(record)
-        self.records.append(record)
+
+    def _log(self, session: SessionRow, records: Sequence[Record]) -> None:
+        session.head += len(records)
+        session.active_at = self._seconds
+        self._dirty["sessions", session.key] = session
+        self._own.events += records
+        self.records += records
 
     # Removing
 
@@ -391,8 +409,8 @@ class SqliteTransaction(CachedReader):
         key = tenant, method, request_id
         if key in self._own.requests or key in self._unsent.requests:
             raise StoreError(f"the answer to request {request_id} is remembered already")
-        seconds = self._now / 1e9
-        self._own.requests[key] = StoredRequest(*key, answer.digest, answer.response, seconds)
+        stored_request = StoredRequest(*key, answer.digest, answer.response, self._seconds)
+        self._own.requests[key] = stored_request
 
     def forget(self, before: float) -> None:
         self._hold("DELETE FROM requests WHERE create_time < ?", before)
