@@ -6,6 +6,7 @@ channel both hand it serialised requests, so both have the same errors and the s
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class Router:
             answer = response.SerializeToString()
             if len(answer) > self._max_bytes:
                 raise errors.request_too_large(len(answer), self._max_bytes, "the answer")
-            log.debug("call", **_names(method, call), ms=_milliseconds(started))
+            _tell("call", method, call, started)
             faults.point("before_answer")
             return answer
         except Exception as error:
@@ -114,7 +115,7 @@ class Router:
             async for response in method.implementation(self._decode(method, data), call):
                 faults.point("before_frame")
                 yield response
-            log.debug("stream", **_names(method, call), ms=_milliseconds(started))
+            _tell("stream", method, call, started)
         except Exception as error:
             raise _service_error(error, _names(method, call)) from error
 
@@ -139,8 +140,11 @@ def _path(service: ServiceDescriptor, method: MethodDescriptor) -> str:
     return f"/{service.full_name}/{method.name}"
 
 
-def _milliseconds(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 2)
+def _tell(what: str, method: Method, call: Call, started: float) -> None:
+    """Logs a call that is over, where anybody wants to know."""
+    if log.is_enabled_for(logging.DEBUG):
+        milliseconds = round((time.perf_counter() - started) * 1000, 2)
+        log.debug(what, **_names(method, call), ms=milliseconds)
 
 
 def _service_error(error: Exception, names: dict[str, str]) -> ServiceError:

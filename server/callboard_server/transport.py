@@ -160,9 +160,11 @@ def _options(max_bytes: int) -> list[tuple[str, int]]:
 
 
 def _call(caller: Caller, context: ServicerContext[bytes, bytes]) -> Call:
-    named = dict(context.invocation_metadata() or ()).get("x-request-id", "")
-    request_id = named if isinstance(named, str) else ""
-    return Call(caller, context.time_remaining(), request_id[:_REQUEST_ID])
+    request_id = ""
+    for name, value in context.invocation_metadata() or ():
+        if name == "x-request-id" and isinstance(value, str):
+            request_id = value[:_REQUEST_ID]
+    return Call(caller, context.time_remaining(), request_id)
 
 
 def _unary(router: Router, path: str, caller: Caller) -> Unary:

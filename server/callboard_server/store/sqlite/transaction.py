@@ -334,6 +334,8 @@ class SqliteTransaction(CachedReader):
         self._log(session, [Record(*keys, kind_of(event), event.SerializeToString())])
 
     def append_drafts(self, run: RunRow, drafts: Sequence[Draft]) -> None:
+        if not drafts:
+            return
         thread, session = run.thread, run.thread.session
         rest = Event(
             session_id=session.session_id,
