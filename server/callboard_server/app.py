@@ -18,6 +18,7 @@ from callboard_server.config import ServerConfig
 from callboard_server.engine.engine import Caller, Engine
 from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
+from callboard_server.engine.sweep import Sweep
 from callboard_server.ids import new_id
 from callboard_server.rpc import Router, Servicer
 from callboard_server.services.assistants import AssistantServicer
@@ -88,10 +89,19 @@ async def open_app(
         ServerServicer(engine, settings.max_message_bytes),
     ]
     app = App(engine, Router(servicers, settings.max_message_bytes))
+    archive_dir = config.sweep.archive_dir
+    sweep = Sweep(
+        engine.store,
+        engine.hub,
+        interval=config.sweep.interval,
+        archive_dir=Path(archive_dir) if archive_dir is not None else None,
+    )
     await engine.open()
+    sweep.start()
     try:
         yield app
     finally:
+        await sweep.stop()
         await engine.drain()
         await engine.close()
 

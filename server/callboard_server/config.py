@@ -98,6 +98,12 @@ class AgentSettings(_Section):
     """Agents that this one may launch as jobs: it gets the tools for that."""
     timeout: PositiveFloat | None = None
     """Seconds that a run may be RUNNING in all, where its request does not say."""
+    concurrency: PositiveInt | None = None
+    """How many runs of one of its assistants compute at the same time."""
+    max_attempts: PositiveInt = 3
+    """How often a run is tried that fails unexpectedly."""
+    retry_pause: NonNegativeFloat = 1.0
+    """Seconds before the second attempt; twice as long before each further one."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> AgentSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import grpc
 
@@ -144,6 +145,33 @@ def job_not_found(job_id: str, suggestion: str | None = None) -> ServiceError:
         f"there is no job {job_id}{hint}",
         {"suggestion": suggestion} if suggestion else {},
         resource=("Job", job_id),
+    )
+
+
+def action_not_found(action_id: str, session_id: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.NOT_FOUND,
+        ErrorReason.ERROR_REASON_ACTION_NOT_FOUND,
+        f"session {session_id} has no action {action_id}; ListActions has those that are open",
+        resource=("Action", action_id),
+    )
+
+
+def action_answered(action_id: str, answered_at: float) -> ServiceError:
+    when = datetime.fromtimestamp(answered_at, UTC).isoformat()
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_ACTION_ALREADY_ANSWERED,
+        f"action {action_id} was answered at {when}; this answer changes nothing",
+        {"answer_time": when},
+    )
+
+
+def action_closed(action_id: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_ACTION_CLOSED,
+        f"action {action_id} is closed: its deadline passed, or its run ended",
     )
 
 

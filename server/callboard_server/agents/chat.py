@@ -7,7 +7,6 @@ starts again after a crash goes on where it was: a recorded answer or result is 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from callboard.v1.error_pb2 import ErrorReason
+from callboard.v1.event_pb2 import Action
 from callboard.v1.message_pb2 import Message, Role, StopReason, ToolCall
 from callboard.v1.run_pb2 import Delta
 from callboard_server.agents.errors import AgentError
@@ -135,7 +135,7 @@ class ChatAgent:
             view = await ctx.view()
             progress = _find_progress(view.messages, ctx.run.run_id)
             if progress.unanswered:
-                await self._close_calls(ctx, view, progress)
+                await self._close_calls(ctx, progress)
             elif progress.result is not None:
                 return progress.result
             elif progress.turns < settings.max_turns:
@@ -195,28 +195,45 @@ class ChatAgent:
             stop_reason=answer.stop_reason,
         )
 
-    async def _close_calls(self, ctx: Context, view: View, progress: _Progress) -> None:
+    async def _close_calls(self, ctx: Context, progress: _Progress) -> None:
         """Gives every call its result: none is left dangling."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for call in progress.unanswered:
-                    if progress.wants_tools:
-                        group.create_task(self._answer_call(ctx, view, call))
-                    else:
-                        group.create_task(ctx.tool_result(call, _CUT_OFF, is_error=True))
-        except BaseExceptionGroup as failures:
-            # Tools do not fail here. Whoever runs the agent tells the rest apart by type.
-            raise failures.exceptions[0] from None
+        if progress.wants_tools:
+            await ctx.gather(*(self._answer_call(ctx, call) for call in progress.unanswered))
+            return
+        for call in progress.unanswered:
+            await ctx.tool_result(call, _CUT_OFF, is_error=True)
 
-    async def _answer_call(self, ctx: Context, view: View, call: ToolCall) -> None:
-        started = view.tools_started.get(call.tool_call_id)
+    async def _answer_call(self, ctx: Context, call: ToolCall) -> None:
+        started = await ctx.started_tool(call)
         if started is not None and not started.idempotent:
             await ctx.tool_result(call, _OUTCOME_UNKNOWN, is_error=True, outcome_unknown=True)
             return
-        if call.name in self._tools:
-            await ctx.tool_started(call, self._tools[call.name].idempotent)
+        wanted = self._tools.get(call.name)
+        if wanted is not None and wanted.on_client:
+            await self._let_client_answer(ctx, call)
+            return
+        if wanted is not None and started is None:
+            if (refusal := await _refusal(ctx, wanted, call)) is not None:
+                await ctx.tool_result(call, refusal, is_error=True)
+                return
+            await ctx.tool_started(call, wanted.idempotent)
         output = await run_tool(self._tools, call, ctx)
         await ctx.tool_result(call, output.text, is_error=output.is_error)
+
+    async def _let_client_answer(self, ctx: Context, call: ToolCall) -> None:
+        result = (await ctx.ask_about(call, Action.KIND_CLIENT_TOOL)).tool_result
+        await ctx.tool_result(call, result.text, is_error=result.is_error)
+
+
+async def _refusal(ctx: Context, wanted: Tool, call: ToolCall) -> str | None:
+    """Returns why a tool may not run, for the model; None where it may."""
+    if wanted.policy == "deny":
+        return f"{call.name} may not be used."
+    if wanted.policy == "ask":
+        permission = (await ctx.ask_about(call, Action.KIND_TOOL_PERMISSION)).permission
+        if not permission.allow:
+            return f"The call was denied: {permission.deny_message or 'no reason was given'}."
+    return None
 
 
 def _config_error(problems: str) -> AgentError:
@@ -238,13 +255,19 @@ def _find_progress(messages: Sequence[Message], run_id: str) -> _Progress:
         for block in message.content
     }
     calls = (block.tool_call for block in answer.content if block.HasField("tool_call"))
-    goes_on = answer.incomplete or answer.stop_reason in _GOES_ON
+    goes_on = answer.incomplete or answer.stop_reason in _GOES_ON or _was_steered(own, answer)
     return _Progress(
         turns=len(answers),
         unanswered=[call for call in calls if call.tool_call_id not in closed],
         wants_tools=answer.stop_reason == StopReason.STOP_REASON_TOOL_USE,
         result=None if goes_on else answer,
     )
+
+
+def _was_steered(own: Sequence[Message], answer: Message) -> bool:
+    """Whether the run got input that its last answer had not seen."""
+    position = next(place for place, message in enumerate(own) if message is answer)
+    return any(message.role == Role.ROLE_USER for message in own[position + 1 :])
 
 
 def _is_answer(message: Message) -> bool:

@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from uuid import NAMESPACE_OID, uuid5
 
 from google.protobuf.struct_pb2 import Struct
+from jsonschema import Draft202012Validator, SchemaError
+from pydantic_core import to_json
 
 from callboard.structs import to_dict, to_struct
-from callboard.v1.event_pb2 import Event
+from callboard.v1.error_pb2 import ErrorReason
+from callboard.v1.event_pb2 import Action, ActionResponse, Event, ToolStarted
+from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.message_pb2 import (
     ContentBlock,
     Message,
@@ -30,8 +36,11 @@ from callboard.v1.message_pb2 import (
     Usage,
 )
 from callboard.v1.run_pb2 import Delta, Run
+from callboard_server.agents.errors import AgentError, NoAnswer
+from callboard_server.agents.steps import current_path, entered
 from callboard_server.agents.threads import in_thread
 from callboard_server.ids import new_id
+from callboard_server.log.recorded import Recorded
 from callboard_server.log.view import View
 
 if TYPE_CHECKING:
@@ -39,7 +48,7 @@ if TYPE_CHECKING:
     from callboard.v1.job_pb2 import Job
 
 T = TypeVar("T")
-Delivery = Literal["interrupt", "enqueue"]
+Delivery = Literal["interrupt", "steer", "enqueue"]
 """How new instructions reach a job."""
 
 __all__ = ["Context", "ContextJobs", "MessageWriter", "SyncContext", "View", "Work"]
@@ -60,7 +69,12 @@ class Work(Protocol):
         self, message_id: str, index: int, text: str, kind: Delta.Kind.ValueType
     ) -> None: ...
     async def view(self) -> View: ...
+    async def recorded(self) -> Recorded: ...
     async def values(self) -> Struct: ...
+    def now(self) -> float: ...
+    def branch(self, change: int) -> None: ...
+    async def wait(self, waiting_for: WaitingFor, *events: Event) -> None: ...
+    async def ask(self, action: Action) -> ActionResponse | None: ...
 
 
 _tool_call: ContextVar[str] = ContextVar("tool_call", default="")
@@ -80,7 +94,10 @@ class Context:
         workspace: Path,
     ) -> None:
         self._work = work
-        self._steps: dict[tuple[tuple[str, ...], str], int] = {}
+        self._occurrences: Counter[tuple[str, ...]] = Counter()
+        """How often each step was met so far, by path."""
+        self._met: set[tuple[str, ...]] = set()
+        """The paths of the steps that were met."""
         self._stopping = asyncio.Event()
         self.author = author
         """The name of the assistant: signs its messages."""
@@ -123,7 +140,7 @@ class Context:
     @cached_property
     def jobs(self) -> ContextJobs:
         """Launches jobs below this thread, and looks after them."""
-        return ContextJobs(self.client, self.run)
+        return ContextJobs(self.client, self._work)
 
     @property
     def stopping(self) -> bool:
@@ -192,7 +209,7 @@ class Context:
         """
         event = Event(ignorable=True)
         event.custom.name = name
-        event.custom.data_json = json.dumps(data, ensure_ascii=False)
+        event.custom.data_json = to_json(data).decode()
         await self._work.post(event)
 
     async def progress(
@@ -224,9 +241,7 @@ class Context:
     async def step(self, name: str, function: Callable[..., Any], *arguments: object) -> Any:
         """Does a piece of work once, also over crashes: a recorded result is not computed again.
 
-        Let the work return what it finds, and write messages and values outside of it: what a run
-        wrote before a crash is void when its function starts again, and a recorded step is not
-        repeated.
+        What the work writes to the thread stays when the step is recorded, and is void otherwise.
 
         Args:
             name: Names the step; the same name again is the next occurrence of it.
@@ -236,23 +251,157 @@ class Context:
         Returns:
             What the function returned, by way of JSON.
         """
-        parents = _step_path.get()
-        occurrence = self._steps[parents, name] = self._steps.get((parents, name), 0) + 1
-        recorded = (await self.view()).steps.get((parents, name, occurrence))
+        with self._step(name) as path:
+            recorded = (await self._work.recorded()).steps.get(path)
+            if recorded is None:
+                result = await _call(function, *arguments)
+                result_json = json.dumps(result, ensure_ascii=False)
         if recorded is not None:
             return json.loads(recorded.result_json)
-        token = _step_path.set((*parents, f"{name}#{occurrence}"))
+        await self._work.commit(_step_event(path, result_json))
+        return json.loads(result_json)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[tuple[str, ...]]:
+        """Makes code run in the next step of a name; gives the path of that."""
+        parents = current_path()
+        self._occurrences[*parents, name] += 1
+        place = f"{name}#{self._occurrences[*parents, name]}"
+        self._met.add((*parents, place))
+        with entered(place):
+            yield *parents, place
+
+    async def check_steps(self) -> None:
+        """Refuses the end of a run whose code went past steps that an earlier claim has recorded.
+
+        Raises:
+            AgentError: The code was changed since.
+        """
+        steps = (await self._work.recorded()).steps
+        missed = [
+            path
+            for path in steps
+            # Within a step that is recorded none is taken again.
+            if path not in self._met
+            and not {path[:depth] for depth in range(len(path))} & set(steps)
+        ]
+        if missed:
+            names = ", ".join("/".join(path) for path in missed[:5])
+            raise AgentError(
+                f"The run has recorded steps that the agent's code no longer takes: {names}. "
+                "Was the code changed while the run was under way?",
+                reason=ErrorReason.ERROR_REASON_AGENT_CHANGED,
+            )
+
+    # Waiting
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits without holding a slot or the thread, also over restarts of the server.
+
+        Args:
+            seconds: How long.
+        """
+        with self._step("sleep") as path:
+            recorded = (await self._work.recorded()).steps.get(path)
+        until = self._work.now() + max(0.0, seconds)
+        if recorded is not None:
+            until = json.loads(recorded.result_json)
+        waiting_for = WaitingFor(kind=WaitingFor.KIND_TIMER)
+        waiting_for.until.FromMicroseconds(round(until * 1e6))
+        new = [] if recorded is not None else [_step_event(path, json.dumps(until))]
+        await self._work.wait(waiting_for, *new)
+
+    async def ask(
+        self,
+        question: str,
+        *,
+        schema: Mapping[str, object] | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        """Asks somebody outside and waits for the answer, without a slot, for as long as it takes.
+
+        Args:
+            question: For people.
+            schema: JSON Schema that the answer must fit; any JSON will do when left out.
+            deadline: Seconds after which the question closes; never when left out.
+
+        Returns:
+            The answer, as JSON has it.
+
+        Raises:
+            NoAnswer: The deadline passed.
+            AgentError: The schema is none.
+        """
+        action = Action(kind=Action.KIND_QUESTION, question=question)
+        if schema is not None:
+            try:
+                Draft202012Validator.check_schema(schema)
+            except SchemaError as error:
+                raise AgentError(f"The schema of a question is none: {error.message}") from None
+            action.schema_json = to_json(schema).decode()
+        with self._step("ask") as path:
+            response = await self._ask(action, "/".join(path), deadline)
+        return json.loads(response.answer_json)
+
+    async def ask_about(self, call: ToolCall, kind: Action.Kind.ValueType) -> ActionResponse:
+        """Asks for permission to run a tool, or for the result of one that the client runs.
+
+        Args:
+            call: The call.
+            kind: KIND_TOOL_PERMISSION or KIND_CLIENT_TOOL.
+        """
+        action = Action(kind=kind, tool_call=call)
+        return await self._ask(action, f"{Action.Kind.Name(kind)}/{call.tool_call_id}", None)
+
+    async def _ask(self, action: Action, place: str, deadline: float | None) -> ActionResponse:
+        # The same place of the same run has the same action, also after a crash.
+        action.action_id = str(uuid5(NAMESPACE_OID, f"{self.run.run_id}/{place}"))
+        action.author = self.author
+        if deadline is not None:
+            action.deadline.FromMicroseconds(round((self._work.now() + deadline) * 1e6))
+        response = await self._work.ask(action)
+        if response is None:
+            raise NoAnswer("Nobody answered before the deadline.")
+        return response
+
+    async def gather(self, *work: Coroutine[Any, Any, T]) -> list[T]:
+        """Does several things side by side, and waits for all; a failure cancels the others.
+
+        The run gives its slot back when each of them waits or is done. Each has steps of its own.
+
+        Args:
+            *work: What to do.
+
+        Returns:
+            What they returned, in order.
+        """
+        with self._step("gather"):
+            tasks: list[asyncio.Task[T]] = []
+            self._work.branch(len(work) - 1)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for position, branch in enumerate(work):
+                        tasks.append(group.create_task(self._branch(position, branch)))
+            except BaseExceptionGroup as failures:
+                # Whoever runs the agent tells errors apart by type.
+                raise failures.exceptions[0] from None
+            finally:
+                self._work.branch(1)
+        return [task.result() for task in tasks]
+
+    async def _branch(self, position: int, work: Coroutine[Any, Any, T]) -> T:
         try:
-            result = await _call(function, *arguments)
+            with entered(f"branch#{position}"):
+                self._met.add(current_path())
+                return await work
         finally:
-            _step_path.reset(token)
-        event = Event()
-        step = event.step_recorded
-        step.parents.extend(parents)
-        step.name, step.occurrence = name, occurrence
-        step.result_json = json.dumps(result, ensure_ascii=False)
-        await self._work.commit(event)
-        return json.loads(step.result_json)
+            self._work.branch(-1)
+
+    # Tools
+
+    async def started_tool(self, call: ToolCall) -> ToolStarted | None:
+        """Returns the record of a tool call that the run has started, also under earlier claims."""
+        return (await self._work.recorded()).tools_started.get(call.tool_call_id)
 
     async def tool_started(self, call: ToolCall, idempotent: bool) -> None:
         """Records, before a tool runs, that it will."""
@@ -277,8 +426,13 @@ class Context:
         return await self._work.commit_message(Message(role=Role.ROLE_TOOL, content=content))
 
 
-_step_path: ContextVar[tuple[str, ...]] = ContextVar("step_path", default=())
-"""The steps in which code runs, outermost first."""
+def _step_event(path: tuple[str, ...], result_json: str) -> Event:
+    event = Event()
+    name, _, occurrence = path[-1].rpartition("#")
+    event.step_recorded.parents.extend(path[:-1])
+    event.step_recorded.name, event.step_recorded.occurrence = name, int(occurrence)
+    event.step_recorded.result_json = result_json
+    return event
 
 
 async def _call(function: Callable[..., Awaitable[T] | T], *arguments: object) -> T:
@@ -330,9 +484,9 @@ class MessageWriter:
 class ContextJobs:
     """The jobs of a run's thread. What it launches belongs to the thread, not to the run."""
 
-    def __init__(self, client: AsyncClient, run: Run) -> None:
+    def __init__(self, client: AsyncClient, work: Work) -> None:
         self._client = client
-        self._run = run
+        self._work = work
         self._launches: Counter[str] = Counter()
 
     async def launch(
@@ -343,14 +497,14 @@ class ContextJobs:
         A launch that is repeated after a crash is the same launch: its request_id follows from the
         run, the step or tool call in which it stands, and the number of launches before it there.
         """
-        place = "/".join((*_step_path.get(), _tool_call.get()))
+        place = "/".join((*current_path(), _tool_call.get()))
         self._launches[place] += 1
         place += f"#{self._launches[place]}"
         return await self._client.jobs.launch(
             agent,
             task,
-            parent_thread_id=self._run.thread_id,
-            request_id=request_id or f"{self._run.run_id}:{place}",
+            parent_thread_id=self._work.run.thread_id,
+            request_id=request_id or f"{self._work.run.run_id}:{place}",
             **options,
         )
 
@@ -361,7 +515,7 @@ class ContextJobs:
         self, job_id: str, instructions: str, *, delivery: Delivery = "interrupt"
     ) -> Job:
         place = _tool_call.get()
-        request_id = f"{self._run.run_id}:{place}" if place else new_id()
+        request_id = f"{self._work.run.run_id}:{place}" if place else new_id()
         return await self._client.jobs.update(
             job_id, instructions, delivery=delivery, request_id=request_id
         )
@@ -369,9 +523,24 @@ class ContextJobs:
     async def cancel(self, job_id: str, *, cascade: bool = False) -> Job:
         return await self._client.jobs.cancel(job_id, cascade=cascade)
 
+    async def wait(self, *jobs: Job | str, any: bool = False) -> list[Job]:
+        """Waits until jobs have ended, without holding a slot or the thread.
+
+        Args:
+            *jobs: Jobs of this thread, or their ids.
+            any: Whether one is enough.
+
+        Returns:
+            The jobs as they stand then, in order.
+        """
+        job_ids = [job if isinstance(job, str) else job.job_id for job in jobs]
+        if job_ids:
+            await self._work.wait(WaitingFor(kind=WaitingFor.KIND_CHILDREN, ids=job_ids, any=any))
+        return [await self._client.jobs.get(job_id) for job_id in job_ids]
+
     async def list(self, **options: Any) -> list[Job]:
         """Returns the jobs of this thread, newest first."""
-        found = self._client.jobs.list(parent_thread_id=self._run.thread_id, **options)
+        found = self._client.jobs.list(parent_thread_id=self._work.run.thread_id, **options)
         return [job async for job in found]
 
 
@@ -446,3 +615,17 @@ class SyncContext:
         """Does a piece of work once, also over crashes; see `Context.step`."""
         returned: T = self._wait(self._ctx.step(name, function, *arguments))
         return returned
+
+    def sleep(self, seconds: float) -> None:
+        """Waits without holding a slot; see `Context.sleep`."""
+        self._wait(self._ctx.sleep(seconds))
+
+    def ask(
+        self,
+        question: str,
+        *,
+        schema: Mapping[str, object] | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        """Asks somebody outside and waits for the answer; see `Context.ask`."""
+        return self._wait(self._ctx.ask(question, schema=schema, deadline=deadline))

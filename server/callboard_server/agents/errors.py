@@ -25,10 +25,17 @@ class AgentError(Exception):
         message: str,
         *,
         reason: ErrorReason.ValueType = ErrorReason.ERROR_REASON_AGENT_FAILED,
+        retryable: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason
+        self.retryable = retryable
+        """Whether the run may be tried again, as it is after an unexpected error."""
+
+
+class NoAnswer(AgentError):
+    """Nobody answered a question before its deadline. An agent may go on without."""
 
 
 class ToolError(Exception):

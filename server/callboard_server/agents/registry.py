@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,12 @@ class AgentSpec:
     tools: tuple[str, ...] = ()
     timeout: float | None = None
     """Seconds that a run may be RUNNING in all, where its request does not say."""
+    concurrency: int | None = None
+    """How many runs of one of its assistants compute at the same time."""
+    max_attempts: int = 3
+    """How often a run is tried that fails unexpectedly."""
+    retry_pause: float = 1.0
+    """Seconds before the second attempt; twice as long before each further one."""
 
 
 class Registry:
@@ -94,11 +100,11 @@ def _adopt(name: str, function: object) -> AgentSpec:
 def _load_agent(name: str, settings: AgentSettings, base: Path) -> AgentSpec:
     if settings.entrypoint is None:
         chat = _make_chat_agent(name, settings, base)
-        return _make_spec(name, chat, settings.description, settings.timeout)
+        return _with_settings(_make_spec(name, chat), settings)
     key = f"[agents.{name}] entrypoint"
     agent = _load(settings.entrypoint, base, key)
     try:
-        return _make_spec(name, agent, settings.description, settings.timeout)
+        return _with_settings(_make_spec(name, agent), settings)
     except TypeError as error:
         reason = f"{_place(agent)}{error}"
         raise ConfigError(f'{key} "{settings.entrypoint}": {reason}') from error
@@ -135,9 +141,18 @@ def _load(entrypoint: str, base: Path, key: str) -> object:
         raise ConfigError(f'{key} "{entrypoint}": {error}') from error
 
 
-def _make_spec(
-    name: str, agent: object, description: str = "", timeout: float | None = None
-) -> AgentSpec:
+def _with_settings(spec: AgentSpec, settings: AgentSettings) -> AgentSpec:
+    return replace(
+        spec,
+        description=settings.description or spec.description,
+        timeout=settings.timeout,
+        concurrency=settings.concurrency,
+        max_attempts=settings.max_attempts,
+        retry_pause=settings.retry_pause,
+    )
+
+
+def _make_spec(name: str, agent: object) -> AgentSpec:
     function = adapt(agent)
 
     async def run(ctx: Context) -> Message | None:
@@ -146,20 +161,18 @@ def _make_spec(
     if isinstance(agent, ChatAgent):
         return AgentSpec(
             name=name,
-            description=description,
+            description="",
             kind=Agent.KIND_CHAT,
             run=run,
             config_schema=agent.config_schema,
             model=agent.model,
             tools=agent.tools,
-            timeout=timeout,
         )
     return AgentSpec(
         name=name,
-        description=description or _first_line(agent),
+        description=_first_line(agent),
         kind=Agent.KIND_FUNCTION,
         run=run,
-        timeout=timeout,
     )
 
 

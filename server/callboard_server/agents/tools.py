@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints, overload
+from typing import Annotated, Any, Literal, get_type_hints, overload
 
 import structlog
 from pydantic import (
@@ -38,6 +38,9 @@ _SECTION = re.compile(r"^(Args|Attributes|Example|Examples|Note|Raises|Returns|Y
 _ARGUMENT = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.+)", re.S)
 
 
+Policy = Literal["allow", "ask", "deny"]
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """Something that a model may call."""
@@ -52,6 +55,10 @@ class Tool:
     """Whether it may run again when a crash hid whether it did."""
     timeout: float | None = None
     """Seconds it may take."""
+    policy: Policy = "allow"
+    """Whether it runs at once, only with a permission from outside, or never."""
+    on_client: bool = False
+    """Whether a client runs it: its calls are actions, and their answers the results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ def tool(
     description: str | None = None,
     idempotent: bool = False,
     timeout: float | None = None,
+    policy: Policy = "allow",
 ) -> Tool: ...
 @overload
 def tool(
@@ -79,6 +87,7 @@ def tool(
     description: str | None = None,
     idempotent: bool = False,
     timeout: float | None = None,
+    policy: Policy = "allow",
 ) -> Callable[[Callable[..., object]], Tool]: ...
 def tool(
     fn: Callable[..., object] | None = None,
@@ -88,6 +97,7 @@ def tool(
     description: str | None = None,
     idempotent: bool = False,
     timeout: float | None = None,
+    policy: Policy = "allow",
 ) -> Tool | Callable[[Callable[..., object]], Tool]:
     """Makes a tool from a typed function, async or plain, as a decorator or a call.
 
@@ -100,6 +110,8 @@ def tool(
         description: What the tool does; from the docstring when left out.
         idempotent: Whether it may run again when a crash hid whether it did.
         timeout: Seconds it may take.
+        policy: Whether it runs at once ("allow"), only when somebody outside permits the call
+            ("ask"), or never ("deny").
 
     Raises:
         TypeError: The function cannot be a tool; the message says why.
@@ -115,9 +127,25 @@ def tool(
             call=call,
             idempotent=idempotent,
             timeout=timeout,
+            policy=policy,
         )
 
     return make if fn is None else make(fn)
+
+
+def client_tool(name: str, description: str, parameters: Mapping[str, Any]) -> Tool:
+    """Describes a tool that a client runs: its calls wait as actions for their results.
+
+    Args:
+        name: The name for the model.
+        description: What it does, for the model.
+        parameters: JSON Schema of the arguments, which are one object.
+    """
+
+    async def call(arguments_json: str, ctx: Context) -> object:
+        raise ToolError("A client runs this tool.")
+
+    return Tool(name, description, dict(parameters), call, on_client=True)
 
 
 def index_tools(tools: list[Tool]) -> dict[str, Tool]:

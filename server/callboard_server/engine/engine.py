@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import structlog
 from google.protobuf.message import Message as Proto
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -33,7 +32,6 @@ from callboard_server.store.base import (
     Remembered,
     RunRow,
     Store,
-    StoreError,
     ThreadRow,
     Transaction,
 )
@@ -42,12 +40,6 @@ if TYPE_CHECKING:
     from callboard import AsyncClient
 
 R = TypeVar("R", bound=Proto)
-
-REMEMBERED = 8 * 24 * 3600.0
-"""How long the answers to requests with a request_id are kept, in seconds: at least 7 days."""
-SWEEP_INTERVAL = 3600.0
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,21 +149,11 @@ class Engine:
         await self.store.open(self._observe)
         await self.dispatcher.open()
         self._watchdog = self.dispatcher.watch()
-        self._sweeping = asyncio.create_task(self._sweep(), name="callboard-sweep")
 
     @property
     def loop_lag(self) -> float:
         """How late the event loop last was, in seconds."""
         return self._watchdog.lag
-
-    async def _sweep(self) -> None:
-        """Drops what is kept for a time only."""
-        while True:
-            try:
-                await self.store.write(lambda tx: tx.forget(tx.now / 1e9 - REMEMBERED))
-            except StoreError as error:
-                log.error("cannot sweep", problem=str(error))
-            await asyncio.sleep(SWEEP_INTERVAL)
 
     def _observe(self, records: Sequence[Record]) -> None:
         self.hub.publish(records)
@@ -187,7 +169,6 @@ class Engine:
 
     async def close(self) -> None:
         self._watchdog.stop()
-        self._sweeping.cancel()
         await self.store.close()
 
     # Letting runs in
@@ -218,15 +199,15 @@ class Engine:
     ) -> R:
         reserved = self.dispatcher.reserve()
         started: list[tuple[Claim, Assistant]] = []
-        delayed = False
+        due_at: float | None = None
 
         def whole(tx: Transaction) -> R:
-            nonlocal delayed
+            nonlocal due_at
             # An operation may be run again.
             started.clear()
             admitted = operation(tx)
-            delayed = admitted.run.due_at is not None
-            if reserved and admitted.run.ready:
+            due_at = admitted.run.due_at
+            if reserved and self.dispatcher.may_claim_at_once(admitted.run):
                 started.append(self.dispatcher.claim(tx, admitted.run))
             return admitted.answer()
 
@@ -239,8 +220,8 @@ class Engine:
                 self.dispatcher.release()
         if started:
             self.dispatcher.start_reserved(*started[0])
-        if delayed:
-            await self.dispatcher.plan_due()
+        if due_at is not None:
+            self.dispatcher.alarm.set(due_at)
         return answer
 
     # Waiting

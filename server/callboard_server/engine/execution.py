@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Actor, Event
-from callboard.v1.lifecycle_pb2 import Outcome, RunState
+from callboard.v1.event_pb2 import Action, ActionResponse, Actor, Event, RunQueued
+from callboard.v1.lifecycle_pb2 import MultitaskStrategy, Outcome, RunError, RunState, WaitingFor
 from callboard.v1.message_pb2 import Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.errors import AgentError
-from callboard_server.engine.admission import merge_values
+from callboard_server.agents.steps import current_path
+from callboard_server.engine.actions import raise_action
+from callboard_server.engine.creation import apply_patch
+from callboard_server.engine.ending import finish, finish_stopped, stopped
 from callboard_server.engine.lifecycle import (
+    PARKED,
     Fenced,
-    ThreadLine,
     held,
-    held_in_line,
+    park,
+    queue_again,
+    queue_retry,
     record,
-    stopped,
 )
+from callboard_server.engine.line import ThreadLine, held_in_line
 from callboard_server.engine.live import Hub, OpenMessage
+from callboard_server.engine.waiting import combined, is_over
 from callboard_server.ids import new_id
-from callboard_server.log.events import EVENT_BYTES
+from callboard_server.log.events import EVENT_BYTES, kind_of
+from callboard_server.log.recorded import RECORDED_KINDS, Recorded
+from callboard_server.log.records import Draft
 from callboard_server.log.view import VIEW_KINDS, View, view_of
 from callboard_server.store.base import (
     EventFilter,
@@ -63,8 +72,20 @@ class Claim:
         return cls(session.tenant, run, row.key, row.thread.key, session.key)
 
 
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A branch of a run that waits."""
+
+    waiting_for: WaitingFor
+    over: asyncio.Future[None]
+
+
 class Execution:
-    """The writes and reads of one claimed run."""
+    """The writes and reads of one run whose code is at work in this process.
+
+    A run that waits is parked: it gives its slot back and its code stays where it is. The next
+    claim of it goes on with that code, under an epoch of its own.
+    """
 
     def __init__(self, store: Store, hub: Hub, claim: Claim, assistant: Assistant) -> None:
         self.claim = claim
@@ -73,13 +94,28 @@ class Execution:
         self.actor = Actor(kind=Actor.KIND_ASSISTANT, name=assistant.name)
         self._store = store
         self._hub = hub
-        self._posted: list[Event] = []
+        self._posted: list[Event | Draft] = []
         self._flushing: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         """Why posted events could not be written."""
         self._writing: dict[str, OpenMessage] = {}
         self.last_message: Message | None = None
-        """The last message that was committed under this claim."""
+        """The last message that this code has committed."""
+        self._seen = 0
+        """Up to which sequence of the log the code has read its thread."""
+        self._recorded: Recorded | None = None
+        self.closed = False
+        """Whether this code has no more say in its run."""
+        self.parked = False
+        """Whether the code waits for the next claim of its run. Set before that is so in the log:
+        whoever claims the run must know that its code is here."""
+        self._at_work = asyncio.Event()
+        self._at_work.set()
+        self._branches = 1
+        self._waiters: list[_Waiter] = []
+        self._changed = asyncio.Event()
+        """Set when what the waiters wait for may be there."""
+        self._coordinating: asyncio.Task[None] | None = None
 
     # Writing
 
@@ -90,16 +126,22 @@ class Execution:
             Fenced: The run is no longer this claim's.
         """
         for event in events:
-            event.actor.CopyFrom(self.actor)
-            _check_size(event)
+            self._sign(event)
         posted = self._take_posted()
         await self._write(lambda tx: _record_all(tx, self._held(tx), [*posted, *events]))
+        for event in events:
+            if self._recorded is not None:
+                self._recorded.apply(event)
+
+    def _sign(self, event: Event) -> None:
+        event.actor.CopyFrom(self.actor)
+        event.step_path.extend(current_path())
+        _check_size(event)
 
     async def post(self, event: Event) -> None:
         """Appends an event without waiting for its commit, in order with all others."""
-        event.actor.CopyFrom(self.actor)
-        _check_size(event)
-        self._posted.append(event)
+        self._sign(event)
+        self._posted.append(_draft_of(event) if event.HasField("custom") else event)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
         elif len(self._posted) >= BUFFER:
@@ -115,14 +157,22 @@ class Execution:
         finally:
             self._flushing = None
 
-    def _take_posted(self) -> list[Event]:
+    def _take_posted(self) -> list[Event | Draft]:
         posted, self._posted = self._posted, []
         return posted
 
     async def _write(self, change: Callable[[Transaction], T]) -> T:
-        if self._failure is not None:
-            raise self._failure
-        return await self._store.write(change)
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            epoch = self.run.claim_epoch
+            try:
+                return await self._store.write(change)
+            except Fenced:
+                if not self.parked and self.run.claim_epoch == epoch:
+                    raise
+                # The run was woken while a branch of it was writing: the next claim may.
+                await self._at_work.wait()
 
     def _held(self, tx: Transaction) -> RunRow:
         return held(tx, self.claim.tenant, self.run.run_id, self.run.claim_epoch)
@@ -132,12 +182,17 @@ class Execution:
 
     async def merge_values(self, patch: Struct) -> Struct:
         """Merges a patch into the thread's values and returns them as they are then."""
+        if self.run.multitask_strategy == MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT:
+            raise AgentError("a CONCURRENT run cannot change the thread's values")
+        event = Event()
+        event.values_merged.patch.CopyFrom(patch)
+        self._sign(event)
         posted = self._take_posted()
 
         def change(tx: Transaction) -> Struct:
             run = self._held(tx)
-            _record_all(tx, run, posted)
-            merge_values(tx, run.thread, patch, self.actor, run)
+            apply_patch(run.thread, patch)
+            _record_all(tx, run, [*posted, event])
             merged = Struct()
             merged.CopyFrom(run.thread.values)
             return merged
@@ -151,6 +206,7 @@ class Execution:
 
         Where the run was asked to stop, that is how it ends.
         """
+        await self._unpark()
         events = [*self._take_posted(), *self._cut_off_messages(), *last_words]
         if not outcome.HasField("result") and self.last_message is not None:
             outcome.result.CopyFrom(self.last_message)
@@ -160,15 +216,32 @@ class Execution:
             _record_all(tx, run, events)
             if run.stop:
                 asked = RunState.ValueType(run.stop)
-                ending = stopped(asked, by=run.data.superseded_by_run_id)
+                ending = stopped(run)
                 _keep_result(ending, outcome, events)
-                line.finish(run, asked, ending)
+                finish(tx, line, run, asked, ending, seen=self._seen)
             else:
                 _keep_result(outcome, outcome, events)
-                line.finish(run, state, outcome)
+                finish(tx, line, run, state, outcome, seen=self._seen)
 
         await self._write(change)
-        self._close()
+        self.close()
+
+    async def retry(self, error: RunError, pause: float) -> None:
+        """Counts the attempt as failed and lets the run go on after a pause, in seconds."""
+        await self._unpark()
+        events = [*self._take_posted(), *self._discarded_messages()]
+
+        def change(tx: Transaction) -> None:
+            line, run = self._held_in_line(tx)
+            _record_all(tx, run, events)
+            if run.stop:
+                finish_stopped(tx, line, run)
+            else:
+                queue_retry(tx, run, error, tx.now / 1e9 + pause)
+                line.advance()
+
+        await self._write(change)
+        self.close()
 
     async def give_back(self) -> None:
         """Puts the run back in line, to go on from what is recorded."""
@@ -181,19 +254,183 @@ class Execution:
             line, run = self._held_in_line(tx)
             _record_all(tx, run, events)
             if run.stop:
-                line.finish_stopped(run)
-                return
-            queued = Event()
-            queued.run_queued.reason = queued.run_queued.REASON_DRAINED
-            line.requeue(run, queued)
+                finish_stopped(tx, line, run)
+            else:
+                queue_again(tx, run, RunQueued.REASON_DRAINED)
+                line.advance()
 
         await self._write(change)
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """The claim is over: what code that did not stop still writes, is not even shown."""
+        self.closed = True
         self._failure = Fenced(self.run.run_id)
         self._writing.clear()
+        self.parked = False
+        self._at_work.set()
+        self._changed.set()
+
+    # Waiting
+
+    def now(self) -> float:
+        """Returns the time in seconds since the epoch."""
+        return self._store.now()
+
+    def branch(self, change: int) -> None:
+        """Says how many more branches the code has: the run waits when all of them do."""
+        self._branches += change
+        self._changed.set()
+
+    def notify(self) -> None:
+        """Says that what the run waits for may be there."""
+        self._changed.set()
+
+    @property
+    def awaits_jobs(self) -> bool:
+        """Whether a branch waits for jobs while the run is at work."""
+        return not self.parked and any(each.waiting_for.ids for each in self._waiters)
+
+    def resume(self, claim: Claim) -> None:
+        """Goes on under the next claim."""
+        self.claim, self.run = claim, claim.run
+        self.parked = False
+        self._at_work.set()
+        self._changed.set()
+
+    async def wait(self, waiting_for: WaitingFor, *events: Event) -> None:
+        """Waits until something is there. The run is parked once all its branches wait.
+
+        Args:
+            waiting_for: What to wait for.
+            *events: What to append before.
+
+        Raises:
+            Fenced: The run is no longer this claim's.
+        """
+        # Of a run that is parked nobody would know that it waits for this, too.
+        await self._unpark()
+        for event in events:
+            self._sign(event)
+            self._posted.append(event)
+            if self._recorded is not None:
+                self._recorded.apply(event)
+        waiter = _Waiter(waiting_for, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        self._changed.set()
+        if self._coordinating is None:
+            self._coordinating = asyncio.create_task(self._coordinate())
+        try:
+            await waiter.over
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            self._changed.set()
+
+    async def _coordinate(self) -> None:
+        """Tells waiters that they need wait no more, and parks the run when all wait."""
+        try:
+            while self._waiters:
+                self._changed.clear()
+                await self._settle()
+        except Exception as error:
+            for waiter in self._waiters:
+                if not waiter.over.done():
+                    waiter.over.set_exception(error)
+        finally:
+            self._coordinating = None
+
+    async def _settle(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        waiters = list(self._waiters)
+        if len(waiters) >= self._branches:
+            over = await self._try_to_park(waiters)
+        else:
+            if self._posted:
+                await self.commit()
+            over = await self._store.read(lambda reader: self._over(reader, waiters))
+        for waiter in over:
+            self._waiters.remove(waiter)
+            if not waiter.over.done():
+                waiter.over.set_result(None)
+        if self.parked:
+            await self._at_work.wait()
+        elif not over:
+            await self._wait_for_change(waiters)
+
+    async def _wait_for_change(self, waiters: Sequence[_Waiter]) -> None:
+        untils = [w.waiting_for.until for w in waiters if w.waiting_for.HasField("until")]
+        soonest = min((until.ToNanoseconds() / 1e9 for until in untils), default=None)
+        pause = None if soonest is None else max(0.0, soonest - self._store.now())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._changed.wait()
+
+    def _over(self, reader: Reader, waiters: Sequence[_Waiter]) -> list[_Waiter]:
+        tenant, session, now = self.claim.tenant, self.claim.session_key, self._store.now()
+        return [w for w in waiters if is_over(reader, tenant, session, w.waiting_for, now)]
+
+    async def _try_to_park(self, waiters: Sequence[_Waiter]) -> list[_Waiter]:
+        """Parks the run, unless some need wait no more: returns those."""
+        posted = self._take_posted()
+
+        def change(tx: Transaction) -> tuple[bool, list[_Waiter]]:
+            line, run = self._held_in_line(tx)
+            _record_all(tx, run, posted)
+            over = self._over(tx, waiters)
+            if over or run.stop:
+                return False, over
+            park(tx, run, combined([waiter.waiting_for for waiter in waiters]))
+            line.advance()
+            return True, over
+
+        self.parked = True
+        self._at_work.clear()
+        parked = False
+        try:
+            parked, over = await self._store.write(change)
+        finally:
+            if not parked:
+                self.parked = False
+                self._at_work.set()
+        return over
+
+    async def _unpark(self) -> None:
+        """Waits for a slot again, where the code goes on although a branch of it waits."""
+        if not self.parked:
+            return
+
+        def change(tx: Transaction) -> None:
+            run = tx.run(self.claim.tenant, self.run.run_id)
+            if run is not None and run.data.state in PARKED:
+                line = ThreadLine(tx, run.thread)
+                queue_again(tx, run, RunQueued.REASON_RESUMED)
+                line.advance()
+
+        await self._store.write(change)
+        await self._at_work.wait()
+
+    # Actions
+
+    async def ask(self, action: Action) -> ActionResponse | None:
+        """Raises an action and waits for the answer; None where it was closed without one."""
+        posted = self._take_posted()
+
+        def change(tx: Transaction) -> None:
+            run = self._held(tx)
+            _record_all(tx, run, posted)
+            raise_action(tx, run, action, self.actor)
+
+        await self._write(change)
+        waiting_for = WaitingFor(kind=WaitingFor.KIND_ACTIONS, ids=[action.action_id])
+        if action.HasField("deadline"):
+            waiting_for.until.CopyFrom(action.deadline)
+        await self.wait(waiting_for)
+        row = await self._store.read(
+            lambda reader: reader.action(self.claim.session_key, action.action_id)
+        )
+        return row.response if row is not None else None
 
     # Messages in the making
 
@@ -313,7 +550,23 @@ class Execution:
             head = reader.session(claim.session_key).head
             return view_of(records, claim.run_key, unstarted, head)
 
-        return await self._store.read(query)
+        view = await self._store.read(query)
+        self._seen = max(self._seen, view.context_sequence)
+        return view
+
+    async def recorded(self) -> Recorded:
+        """Returns what the run has recorded under this claim and those before."""
+        if self._recorded is None:
+            self._recorded = await self._store.read(self._read_recorded)
+        return self._recorded
+
+    def _read_recorded(self, reader: Reader) -> Recorded:
+        recorded = Recorded()
+        claim = self.claim
+        wanted = EventFilter(thread=claim.thread_key, run=claim.run_key, kinds=RECORDED_KINDS)
+        for each in reader.events(claim.session_key, wanted):
+            recorded.apply(each.event)
+        return recorded
 
     async def values(self) -> Struct:
         """Returns the thread's values as they are now."""
@@ -329,17 +582,29 @@ def _check_size(event: Event) -> None:
         raise AgentError(f"the agent's {kind} takes {size} bytes; the limit is {EVENT_BYTES}")
 
 
-def _record_all(tx: Transaction, run: RunRow, events: Sequence[Event]) -> None:
+def _draft_of(event: Event) -> Draft:
+    """Serialises an event that changes no row: it is only logged."""
+    return Draft(kind_of(event), event.SerializeToString())
+
+
+def _record_all(tx: Transaction, run: RunRow, events: Sequence[Event | Draft]) -> None:
+    drafts: list[Draft] = []
     for event in events:
-        if event.WhichOneof("payload") == "message_added":
+        if isinstance(event, Draft):
+            drafts.append(event)
+            continue
+        tx.append_drafts(run, drafts)
+        drafts = []
+        if event.HasField("message_added"):
             event.message_added.message.create_time.FromNanoseconds(tx.now)
         record(tx, run, event)
+    tx.append_drafts(run, drafts)
 
 
-def _keep_result(ending: Outcome, outcome: Outcome, events: Sequence[Event]) -> None:
+def _keep_result(ending: Outcome, outcome: Outcome, events: Sequence[Event | Draft]) -> None:
     """The result is the last message that the run wrote."""
     if outcome.HasField("result"):
         ending.result.CopyFrom(outcome.result)
     for event in events:
-        if event.WhichOneof("payload") == "message_added":
+        if isinstance(event, Event) and event.HasField("message_added"):
             ending.result.CopyFrom(event.message_added.message)

@@ -11,16 +11,15 @@ from google.protobuf.struct_pb2 import Struct
 from callboard.v1.event_pb2 import Actor, Event, JobContext, JobDelivery, JobNotify
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy
 from callboard_server import errors
-from callboard_server.engine.admission import (
+from callboard_server.engine.admission import admit
+from callboard_server.engine.creation import (
     NewRun,
     NewThread,
-    admit,
-    cancel_thread,
-    cancel_tree,
     open_session,
     open_thread,
 )
-from callboard_server.engine.lifecycle import RUNNING
+from callboard_server.engine.ending import cancel_thread, cancel_tree
+from callboard_server.engine.lifecycle import PARKED, RUNNING
 from callboard_server.log.fold import launched_job
 from callboard_server.store.base import JobRow, Reader, ThreadRow, Transaction
 
@@ -80,7 +79,7 @@ def _check_run(tx: Transaction, tenant: str, run_id: str) -> None:
     if not run_id:
         return
     run = tx.run(tenant, run_id)
-    if run is None or run.data.state != RUNNING:
+    if run is None or run.data.state not in PARKED | {RUNNING}:
         raise errors.run_over(run_id)
 
 
@@ -142,6 +141,7 @@ def find(reader: Reader, tenant: str, job_id: str) -> JobRow:
 
 _STRATEGIES = {
     JobDelivery.JOB_DELIVERY_INTERRUPT: MultitaskStrategy.MULTITASK_STRATEGY_INTERRUPT,
+    JobDelivery.JOB_DELIVERY_STEER: MultitaskStrategy.MULTITASK_STRATEGY_STEER,
     JobDelivery.JOB_DELIVERY_ENQUEUE: MultitaskStrategy.MULTITASK_STRATEGY_ENQUEUE,
 }
 
@@ -154,15 +154,13 @@ def update(
     delivery: JobDelivery.ValueType,
     actor: Actor,
 ) -> JobRow:
-    """Gives a job new instructions and the run that follows them."""
+    """Gives a job new instructions, and the run that follows them where it has none that can."""
     event = Event(actor=actor)
     event.job_updated.instructions = instructions
     event.job_updated.delivery = delivery
     tx.append(job.thread, event)
-    new.strategy = _STRATEGIES[delivery]
-    job.run = admit(tx, job.thread, new, actor)
-    job.data.run_count += 1
-    tx.save_job(job)
+    new.strategy, new.job = _STRATEGIES[delivery], job
+    admit(tx, job.thread, new, actor)
     return job
 
 

@@ -1,10 +1,14 @@
-"""The life of a run as a state machine: which moves are legal, and what each writes."""
+"""The life of a run as a state machine: which moves are legal, and what each writes.
+
+How a run ends, with all that follows from it, is in `ending.py`.
+"""
 
 from __future__ import annotations
 
-from callboard.v1.error_pb2 import ErrorReason
-from callboard.v1.event_pb2 import Actor, Event
-from callboard.v1.lifecycle_pb2 import Outcome, RunError, RunState
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from callboard.v1.event_pb2 import Actor, Event, RunQueued
+from callboard.v1.lifecycle_pb2 import RunError, RunState, WaitingFor
 from callboard_server.log.events import THREAD_STATE, kind_of
 from callboard_server.log.fold import VALUE_KINDS, ThreadFold, apply_to_run
 from callboard_server.store.base import EventFilter, RunRow, ThreadRow, Transaction
@@ -19,6 +23,8 @@ CANCELLED = RunState.RUN_STATE_CANCELLED
 SUPERSEDED = RunState.RUN_STATE_SUPERSEDED
 TIMED_OUT = RunState.RUN_STATE_TIMED_OUT
 
+PARKED = frozenset({WAITING, REQUIRES_ACTION})
+"""The states in which a run waits without a slot, and its thread is free."""
 TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED, SUPERSEDED, TIMED_OUT})
 
 _STOPS = frozenset({CANCELLED, SUPERSEDED, TIMED_OUT})
@@ -33,13 +39,6 @@ TRANSITIONS: dict[int, frozenset[int]] = {
 
 SERVER = Actor(kind=Actor.KIND_SERVER)
 
-_CANCELLED_TEXT = {
-    CANCELLED: (ErrorReason.ERROR_REASON_CANCELLED, "the run was cancelled"),
-    SUPERSEDED: (ErrorReason.ERROR_REASON_SUPERSEDED, "a newer run took this one's place"),
-    TIMED_OUT: (ErrorReason.ERROR_REASON_RUN_TIMEOUT, "the run used up its timeout"),
-}
-_GRPC_CANCELLED, _GRPC_DEADLINE_EXCEEDED = 1, 4
-
 
 class IllegalTransition(Exception):
     """A fault of the engine: a move that the state machine does not have."""
@@ -47,6 +46,14 @@ class IllegalTransition(Exception):
 
 class Fenced(Exception):
     """The run is no longer this claim's to write to: it ended or was claimed anew."""
+
+
+def check_move(run: RunRow, state: int) -> None:
+    """Refuses a move that the state machine does not have."""
+    if state not in TRANSITIONS[run.data.state]:
+        raise IllegalTransition(
+            f"{RunState.Name(run.data.state)} -> {RunState.Name(RunState.ValueType(state))}"
+        )
 
 
 def record(tx: Transaction, run: RunRow, event: Event) -> None:
@@ -72,9 +79,15 @@ def held(tx: Transaction, tenant: str, run_id: str, epoch: int) -> RunRow:
         Fenced: It does not.
     """
     run = tx.run(tenant, run_id)
-    if run is None or run.data.state != RUNNING or run.data.claim_epoch != epoch:
+    if run is None or not holds(run, epoch):
         raise Fenced(run_id)
     return run
+
+
+def holds(run: RunRow, epoch: int) -> bool:
+    """Whether a run is still that of a claim, at work or waiting."""
+    at_work = run.data.state == RUNNING or run.data.state in PARKED
+    return at_work and run.data.claim_epoch == epoch
 
 
 def start(tx: Transaction, run: RunRow, worker_id: str, *, from_top: bool) -> None:
@@ -84,9 +97,10 @@ def start(tx: Transaction, run: RunRow, worker_id: str, *, from_top: bool) -> No
         tx: The transaction.
         run: A run that is ready.
         worker_id: Who claims it.
-        from_top: Whether its code begins again, so that what it wrote under its last claim is void.
+        from_top: Whether its code begins again, so that what it wrote under its last claims is
+            void.
     """
-    _check_move(run, RUNNING)
+    check_move(run, RUNNING)
     last_epoch = run.data.claim_epoch
     run.data.claim_epoch += 1
     run.ready = False
@@ -94,144 +108,61 @@ def start(tx: Transaction, run: RunRow, worker_id: str, *, from_top: bool) -> No
     event.run_started.worker_id = worker_id
     record(tx, run, event)
     if from_top and last_epoch:
-        _void(tx, run, last_epoch)
+        voided = Event(actor=SERVER)
+        voided.claim_voided.claim_epoch = last_epoch
+        record(tx, run, voided)
+        fold_values(tx, run.thread)
 
 
-def _void(tx: Transaction, run: RunRow, epoch: int) -> None:
-    event = Event(actor=SERVER)
-    event.claim_voided.claim_epoch = epoch
-    record(tx, run, event)
-    wanted = EventFilter(thread=run.thread.key, kinds=VALUE_KINDS)
+def fold_values(tx: Transaction, thread: ThreadRow) -> None:
+    """Makes a thread's values what its events come to, after some of them were taken back."""
     fold = ThreadFold()
-    for written in tx.events(run.thread.session.key, wanted):
+    for written in tx.events(thread.session.key, EventFilter(thread=thread.key, kinds=VALUE_KINDS)):
         fold.apply(written.event)
-    run.thread.values = fold.values
-    tx.save_thread(run.thread)
+    thread.values = fold.values
+    tx.save_thread(thread)
 
 
-class ThreadLine:
-    """The runs of one thread that are not terminal, within a transaction.
+def park(tx: Transaction, run: RunRow, waiting_for: WaitingFor) -> None:
+    """Lets a running run wait: it gives its slot back, and its thread is free.
 
-    Load it before anything is written: the rows then stay in step with what is written later.
+    What it waits for must not be there yet, and not come without the run being woken.
     """
-
-    def __init__(
-        self, tx: Transaction, thread: ThreadRow, runs: list[RunRow] | None = None
-    ) -> None:
-        self._tx = tx
-        self.thread = thread
-        self._runs = tx.live_runs(thread.key) if runs is None else runs
-
-    def add(self, run: RunRow) -> None:
-        self._runs.append(run)
-
-    @property
-    def running(self) -> list[RunRow]:
-        return [run for run in self._runs if run.data.state == RUNNING]
-
-    @property
-    def queued(self) -> list[RunRow]:
-        """Runs that wait for their turn, the next one first. Delayed ones do not stand in line."""
-        waiting = [r for r in self._runs if r.data.state == QUEUED and r.due_at is None]
-        return sorted(waiting, key=lambda run: (run.queued_at, run.key))
-
-    @property
-    def active(self) -> list[RunRow]:
-        return self.running + self.queued
-
-    def advance(self) -> None:
-        """Marks the run whose turn it is as ready."""
-        line = self.queued
-        next_run = line[0] if line and not self.running else None
-        for run in line:
-            if run.ready != (run is next_run):
-                run.ready = run is next_run
-                self._tx.save_run(run)
-
-    def requeue(self, run: RunRow, event: Event) -> None:
-        """Puts a run back in line, at its old place."""
-        _check_move(run, QUEUED)
-        event.actor.CopyFrom(SERVER)
-        record(self._tx, run, event)
-        self.advance()
-
-    def stop(
-        self,
-        run: RunRow,
-        state: RunState.ValueType,
-        actor: Actor,
-        *,
-        by: str = "",
-        cascade: bool = False,
-    ) -> None:
-        """Ends a run for a reason from outside: at once, or by asking running code to stop."""
-        if run.data.state in TERMINAL or run.stop:
-            return
-        if run.data.state != RUNNING:
-            self.finish(run, state, stopped(state, by), actor)
-            return
-        _check_move(run, state)
-        run.stop = state
-        event = Event(actor=actor)
-        event.run_cancel_requested.state = state
-        event.run_cancel_requested.superseded_by_run_id = by
-        event.run_cancel_requested.cascade = cascade
-        record(self._tx, run, event)
-
-    def finish(
-        self, run: RunRow, state: RunState.ValueType, outcome: Outcome, actor: Actor = SERVER
-    ) -> None:
-        """Writes a run's last event and lets the thread go on."""
-        _check_move(run, state)
-        run.ready, run.due_at, run.stop = False, None, 0
-        event = Event(actor=actor)
-        event.run_finished.state = state
-        event.run_finished.outcome.CopyFrom(outcome)
-        event.run_finished.outcome.usage.CopyFrom(run.data.usage)
-        record(self._tx, run, event)
-        self.thread.data.last_run_state = state
-        self.thread.data.update_time.CopyFrom(event.time)
-        self._tx.save_thread(self.thread)
-        self.advance()
-        self._say_if_idle(state)
-
-    def finish_stopped(self, run: RunRow) -> None:
-        """Ends a running run the way that was asked for."""
-        state = RunState.ValueType(run.stop)
-        self.finish(run, state, stopped(state, by=run.data.superseded_by_run_id))
-
-    def _say_if_idle(self, state: RunState.ValueType) -> None:
-        if not self.active:
-            event = Event(actor=SERVER)
-            event.thread_idle.last_run_state = state
-            self._tx.append(self.thread, event)
+    asks = waiting_for.kind == WaitingFor.KIND_ACTIONS
+    state = REQUIRES_ACTION if asks else WAITING
+    check_move(run, state)
+    event = Event(actor=SERVER)
+    event.run_waiting.state = state
+    event.run_waiting.waiting_for.CopyFrom(waiting_for)
+    run.due_at = None
+    if waiting_for.HasField("until"):
+        run.due_at = waiting_for.until.ToNanoseconds() / 1e9
+    record(tx, run, event)
 
 
-def held_in_line(tx: Transaction, thread: int, run: int, epoch: int) -> tuple[ThreadLine, RunRow]:
-    """Returns a run that a claim still holds, within the line of its thread.
-
-    Raises:
-        Fenced: It does not.
-    """
-    runs = tx.live_runs(thread)
-    for row in runs:
-        if row.key == run and row.data.state == RUNNING and row.data.claim_epoch == epoch:
-            return ThreadLine(tx, row.thread, runs), row
-    raise Fenced(str(run))
+def queue_again(tx: Transaction, run: RunRow, reason: RunQueued.Reason.ValueType) -> None:
+    """Puts a run back in line, at its old place."""
+    check_move(run, QUEUED)
+    run.due_at = None
+    event = Event(actor=SERVER)
+    event.run_queued.reason = reason
+    record(tx, run, event)
 
 
-def stopped(state: RunState.ValueType, by: str = "") -> Outcome:
-    """Returns the outcome of a run that was stopped from outside."""
-    reason, text = _CANCELLED_TEXT[state]
-    code = _GRPC_DEADLINE_EXCEEDED if state == TIMED_OUT else _GRPC_CANCELLED
-    error = RunError(code=code, reason=reason, message=text, retryable=state == TIMED_OUT)
-    if by:
-        error.metadata["run_id"] = by
-    return Outcome(error=error)
+def queue_retry(tx: Transaction, run: RunRow, error: RunError, due_at: float) -> None:
+    """Counts a failed attempt, and lets the run go on after a pause."""
+    check_move(run, QUEUED)
+    run.data.attempt += 1
+    run.due_at = due_at
+    event = Event(actor=SERVER)
+    event.run_queued.reason = RunQueued.REASON_RETRY
+    event.run_queued.error.CopyFrom(error)
+    event.run_queued.start_after.CopyFrom(timestamp(due_at))
+    record(tx, run, event)
 
 
-def _check_move(run: RunRow, state: int) -> None:
-    if state not in TRANSITIONS[run.data.state]:
-        raise IllegalTransition(
-            f"{RunState.Name(run.data.state)} -> {RunState.Name(RunState.ValueType(state))}"
-        )
+def timestamp(seconds: float) -> Timestamp:
+    """Returns a time, given in seconds since the epoch, to the microsecond."""
+    time = Timestamp()
+    time.FromMicroseconds(round(seconds * 1e6))
+    return time

@@ -8,7 +8,8 @@ from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
-from callboard_server.engine.lifecycle import QUEUED, RUNNING
+from callboard_server.engine.lifecycle import QUEUED, timestamp
+from callboard_server.engine.line import is_active
 from callboard_server.log.fold import job_with_run
 from callboard_server.store.base import JobRow, Reader, RunRow, ThreadRow
 
@@ -17,7 +18,7 @@ def show_thread(reader: Reader, row: ThreadRow) -> Thread:
     thread = Thread()
     thread.CopyFrom(row.data)
     live = reader.live_runs(row.key)
-    thread.state = _state(any(_is_busy(run) for run in live))
+    thread.state = _state(any(is_active(run) for run in live))
     thread.tree_state = _state(reader.tree_is_busy(row.key))
     thread.head_sequence = row.session.head
     thread.oldest_sequence = row.session.oldest
@@ -34,10 +35,6 @@ def _etag(thread: Thread) -> str:
 
 def _state(busy: bool) -> Thread.State.ValueType:
     return Thread.STATE_BUSY if busy else Thread.STATE_IDLE
-
-
-def _is_busy(run: RunRow) -> bool:
-    return run.data.state == RUNNING or (run.data.state == QUEUED and run.due_at is None)
 
 
 def show_run(reader: Reader, row: RunRow) -> Run:
@@ -57,12 +54,12 @@ def show_job(reader: Reader, row: JobRow) -> Job:
 def _waiting_for(reader: Reader, row: RunRow) -> WaitingFor:
     """Says why a queued run does not run."""
     if row.due_at is not None:
-        return WaitingFor(kind=WaitingFor.KIND_TIMER, until=row.data.start_after)
+        return WaitingFor(kind=WaitingFor.KIND_TIMER, until=timestamp(row.due_at))
     if row.ready:
         return WaitingFor(kind=WaitingFor.KIND_SLOT, position=reader.ready_before(row))
     before = [
         other.data.run_id
         for other in reader.live_runs(row.thread.key)
-        if _is_busy(other) and (other.queued_at, other.key) < (row.queued_at, row.key)
+        if is_active(other) and (other.queued_at, other.key) < (row.queued_at, row.key)
     ]
     return WaitingFor(kind=WaitingFor.KIND_THREAD, ids=before)

@@ -6,12 +6,13 @@ the log would give.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from callboard.v1.event_pb2 import Action, Event, RunTrigger
+from callboard.v1.event_pb2 import Action, Event, RunCreated, RunTrigger, StepRecorded
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.message_pb2 import Message, Usage
@@ -82,12 +83,17 @@ def _queued(run: Run, event: Event) -> None:
 def _stopping(run: Run, event: Event) -> None:
     run.cancel_requested = True
     run.superseded_by_run_id = event.run_cancel_requested.superseded_by_run_id
+    run.rolled_back = event.run_cancel_requested.rollback
 
 
 def _said(run: Run, event: Event) -> None:
     message = event.message_added.message
     if message.HasField("usage"):
         add_usage(run.usage, message.usage)
+
+
+def _steered(run: Run, event: Event) -> None:
+    run.steered_sequence = event.sequence
 
 
 def _finished(run: Run, event: Event) -> None:
@@ -104,6 +110,7 @@ _RUN_FOLDS: dict[str, Callable[[Run, Event], None]] = {
     "run_waiting": _waits,
     "run_queued": _queued,
     "run_cancel_requested": _stopping,
+    "run_input_added": _steered,
     "message_added": _said,
     "run_finished": _finished,
 }
@@ -159,6 +166,12 @@ def job_with_run(job: Job, run: Run) -> Job:
     return standing
 
 
+def works_on(job: Job, created: RunCreated, current_run_id: str) -> bool:
+    """Whether a new run on a job's thread is the one that works on the job from now on."""
+    takes_over = current_run_id != "" and created.follows_run_id == current_run_id
+    return created.trigger == RunTrigger.RUN_TRIGGER_JOB or takes_over
+
+
 JOB_KINDS = kinds(
     "job_launched",
     "run_created",
@@ -199,8 +212,8 @@ class JobsFold:
         return self._changed(event)
 
     def _works_on_job(self, event: Event) -> bool:
-        by_job = event.run_created.trigger == RunTrigger.RUN_TRIGGER_JOB
-        return by_job and event.thread_id in self._jobs
+        job = self._jobs.get(event.thread_id)
+        return job is not None and works_on(job, event.run_created, job.run_id)
 
     def _adopt(self, event: Event) -> None:
         job = self._jobs[event.thread_id]
@@ -217,7 +230,7 @@ class JobsFold:
         return job_with_run(job, self._runs[event.run_id])
 
 
-VALUE_KINDS = kinds("values_merged", "claim_voided")
+VALUE_KINDS = kinds("values_merged", "step_recorded", "claim_voided", "runs_rolled_back")
 """The kinds of events from which a thread's values follow."""
 
 
@@ -227,6 +240,7 @@ class ThreadFold:
     def __init__(self) -> None:
         self._messages: list[Event] = []
         self._patches: list[Event] = []
+        self._undone = Undone()
         self.actions: dict[str, Action] = {}
         """Open actions by id."""
 
@@ -247,9 +261,12 @@ class ThreadFold:
                 self._messages.append(event)
             case "values_merged":
                 self._patches.append(event)
-            case "claim_voided":
-                self._messages = [e for e in self._messages if not is_void(e, event)]
-                self._patches = [e for e in self._patches if not is_void(e, event)]
+            case "step_recorded":
+                self._undone.apply(event)
+            case "claim_voided" | "runs_rolled_back":
+                self._undone.apply(event)
+                self._messages = self._undone.standing(self._messages)
+                self._patches = self._undone.standing(self._patches)
             case "action_raised":
                 self.actions[event.action_raised.action.action_id] = event.action_raised.action
             case "action_answered":
@@ -258,10 +275,57 @@ class ThreadFold:
                 self.actions.pop(event.action_closed.action_id, None)
 
 
-def is_void(event: Event, voided: Event) -> bool:
-    """Whether a claim_voided event takes an event back."""
-    epoch = voided.claim_voided.claim_epoch
-    return event.run_id == voided.run_id and event.claim_epoch == epoch
+UNDOING_KINDS = kinds("step_recorded", "claim_voided", "runs_rolled_back")
+"""The kinds of events from which it follows what was taken back."""
+
+
+class Undone:
+    """What was taken back of a thread, as its events of `UNDOING_KINDS` say, in order.
+
+    A voided claim takes back what the run wrote under it and under those before, but not what it
+    wrote within a step that was recorded by then. A rollback takes back all of a run.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[tuple[str, tuple[str, ...]], int] = {}
+        """Of each recorded step, by run and path, the claim."""
+        self._voided: dict[str, list[int]] = {}
+        """Of each run, the last claim of each life: what came before a start from the top."""
+        self._rolled_back: set[str] = set()
+
+    def apply(self, event: Event) -> None:
+        match event.WhichOneof("payload"):
+            case "step_recorded":
+                path = recorded_path(event.step_recorded)
+                self._steps[event.run_id, path] = event.claim_epoch
+            case "claim_voided":
+                voided = self._voided.setdefault(event.run_id, [])
+                voided.append(event.claim_voided.claim_epoch)
+            case "runs_rolled_back":
+                self._rolled_back.update(event.runs_rolled_back.run_ids)
+
+    def holds(self, event: Event) -> bool:
+        """Whether it takes back an event."""
+        if event.run_id in self._rolled_back:
+            return True
+        voided = self._voided.get(event.run_id)
+        if voided is None or not 0 < event.claim_epoch <= voided[-1]:
+            return False
+        life = bisect_left(voided, event.claim_epoch)
+        path = tuple(event.step_path)
+        claims = (
+            self._steps.get((event.run_id, path[:depth]), 0) for depth in range(len(path), 0, -1)
+        )
+        return not any(claim and bisect_left(voided, claim) == life for claim in claims)
+
+    def standing(self, events: Iterable[Event]) -> list[Event]:
+        """Returns those of some events that stand."""
+        return [event for event in events if not self.holds(event)]
+
+
+def recorded_path(step: StepRecorded) -> tuple[str, ...]:
+    """Returns the path of a step, itself included."""
+    return (*step.parents, f"{step.name}#{step.occurrence}")
 
 
 def merge_patch(target: Struct, patch: Struct) -> None:

@@ -11,7 +11,7 @@ from callboard.v1.lifecycle_pb2 import Until
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard_server import errors
 from callboard_server.engine import jobs
-from callboard_server.engine.admission import NewRun, NewThread
+from callboard_server.engine.creation import NewRun, NewThread
 from callboard_server.engine.engine import Admitted, Engine, Once, find_thread
 from callboard_server.engine.jobs import NewJob
 from callboard_server.engine.lifecycle import TERMINAL
@@ -118,8 +118,6 @@ class JobServicer:
         check.request_id(request.request_id)
         check.done()
         delivery = request.delivery or JobDelivery.JOB_DELIVERY_INTERRUPT
-        if delivery == JobDelivery.JOB_DELIVERY_STEER:
-            raise errors.not_implemented("JOB_DELIVERY_STEER")
         caller = call.caller
 
         def operation(tx: Transaction) -> Admitted[pb.Job]:

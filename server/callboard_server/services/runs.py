@@ -8,9 +8,9 @@ from callboard.v1 import run_pb2 as pb
 from callboard.v1.assistant_pb2 import Assistant
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy, PendingActions, Until
 from callboard_server import errors
-from callboard_server.engine import admission
-from callboard_server.engine.admission import NewRun, NewThread
-from callboard_server.engine.engine import Admitted, Engine, Once, find_run, find_thread
+from callboard_server.engine import actions, admission
+from callboard_server.engine.creation import NewRun, NewThread, open_session
+from callboard_server.engine.engine import Admitted, Engine, Once, find_run, find_thread, once
 from callboard_server.engine.present import show_run
 from callboard_server.ids import new_id
 from callboard_server.rpc import Call
@@ -22,11 +22,7 @@ from callboard_server.store.base import Reader, ThreadRow, Transaction
 
 _INSTRUCTIONS = 100_000
 _WAIT, _LONGEST_WAIT = 30.0, 600.0
-_LATER = {
-    MultitaskStrategy.MULTITASK_STRATEGY_ROLLBACK: "MULTITASK_STRATEGY_ROLLBACK",
-    MultitaskStrategy.MULTITASK_STRATEGY_STEER: "MULTITASK_STRATEGY_STEER",
-    MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT: "MULTITASK_STRATEGY_CONCURRENT",
-}
+_RESPONSES = 1000
 
 
 class RunServicer:
@@ -41,7 +37,6 @@ class RunServicer:
         check = Check()
         _check_run(check, "", request)
         check.done()
-        _check_supported(request)
         return await self._create(request, call)
 
     async def _create(self, request: pb.CreateRunRequest, call: Call) -> pb.Run:
@@ -76,7 +71,7 @@ class RunServicer:
             assistant_id=assistant.assistant_id,
             model=agent.model if agent else "",
         )
-        return admission.open_session(tx, call.caller.tenant, new, call.caller.actor)
+        return open_session(tx, call.caller.tenant, new, call.caller.actor)
 
     def _assistant(
         self,
@@ -95,7 +90,6 @@ class RunServicer:
         _check_run(check, "run.", request.run)
         check.enum(request, "until")
         check.done()
-        _check_supported(request.run)
         if request.HasField("cancel_after_detach"):
             raise errors.not_implemented("StreamRun.cancel_after_detach")
         run = await self._create(request.run, call)
@@ -157,18 +151,34 @@ class RunServicer:
         check = Check()
         check.uuid("run_id", request.run_id)
         check.done()
-        if request.rollback:
-            raise errors.not_implemented("CancelRun.rollback")
 
         def operation(tx: Transaction) -> pb.Run:
             run = find_run(tx, call.caller.tenant, request.run_id)
-            admission.cancel_run(tx, run, call.caller.actor, cascade=request.cascade)
+            admission.cancel_run(
+                tx,
+                run,
+                call.caller.actor,
+                cascade=request.cascade,
+                rollback=request.rollback,
+            )
             return show_run(tx, run)
 
         return await self._engine.store.write(operation)
 
     async def Respond(self, request: pb.RespondRequest, call: Call) -> pb.RespondResponse:
-        raise errors.not_implemented("Respond")
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        check.request_id(request.request_id)
+        _check_responses(check, request)
+        check.done()
+        key = Once.of(call.caller, request, request.request_id)
+
+        def operation(tx: Transaction) -> pb.RespondResponse:
+            thread = find_thread(tx, call.caller.tenant, request.thread_id)
+            runs = actions.answer_all(tx, thread, request.responses, call.caller.actor)
+            return pb.RespondResponse(runs=[show_run(tx, run) for run in runs])
+
+        return await self._engine.store.write(once(key, pb.RespondResponse, operation))
 
 
 def _check_run(check: Check, prefix: str, request: pb.CreateRunRequest) -> None:
@@ -191,6 +201,8 @@ def _check_run(check: Check, prefix: str, request: pb.CreateRunRequest) -> None:
         MultitaskStrategy.MULTITASK_STRATEGY_ROLLBACK,
     ):
         check.wrong(f"{prefix}pending_actions", "CANCEL goes with INTERRUPT and ROLLBACK only")
+    if strategy == MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT and request.input.values.fields:
+        check.wrong(f"{prefix}input.values", "a CONCURRENT run brings messages only")
     if request.HasField("timeout"):
         check.duration(f"{prefix}timeout", request.timeout)
     if request.HasField("start_after"):
@@ -198,9 +210,20 @@ def _check_run(check: Check, prefix: str, request: pb.CreateRunRequest) -> None:
     check.request_id(request.request_id)
 
 
-def _check_supported(request: pb.CreateRunRequest) -> None:
-    if request.multitask_strategy in _LATER:
-        raise errors.not_implemented(_LATER[request.multitask_strategy])
+def _check_responses(check: Check, request: pb.RespondRequest) -> None:
+    if not request.responses:
+        check.wrong("responses", "at least one is required")
+    if len(request.responses) > _RESPONSES:
+        check.wrong("responses", f"at most {_RESPONSES} are allowed")
+    seen = set[str]()
+    for position, response in enumerate(request.responses):
+        field = f"responses[{position}]"
+        check.uuid(f"{field}.action_id", response.action_id)
+        if response.action_id in seen:
+            check.wrong(f"{field}.action_id", "is answered twice in this request")
+        if response.WhichOneof("response") is None:
+            check.wrong(field, "needs one of permission, tool_result and answer_json")
+        seen.add(response.action_id)
 
 
 def _new_run(request: pb.CreateRunRequest, assistant: Assistant) -> NewRun:
@@ -211,7 +234,8 @@ def _new_run(request: pb.CreateRunRequest, assistant: Assistant) -> NewRun:
         agent=assistant.agent,
         messages=completed(request.input.messages),
         values=request.input.values,
-        strategy=(request.multitask_strategy or MultitaskStrategy.MULTITASK_STRATEGY_ENQUEUE),
+        strategy=request.multitask_strategy or MultitaskStrategy.MULTITASK_STRATEGY_ENQUEUE,
+        pending_actions=request.pending_actions or PendingActions.PENDING_ACTIONS_KEEP,
         config=request.config if request.HasField("config") else None,
         additional_instructions=request.additional_instructions,
         metadata=request.metadata if request.HasField("metadata") else None,

@@ -13,36 +13,27 @@ from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import Until
 from callboard_server import errors
-from callboard_server.engine.admission import (
-    NewThread,
-    add_state,
-    cancel_thread,
-    check_sequence,
-    check_size,
-    open_session,
-)
-from callboard_server.engine.engine import Engine, Once, find_thread, once
+from callboard_server.engine.copying import Original, original_of, write_copy
+from callboard_server.engine.creation import NewThread, add_state, check_size, open_session
+from callboard_server.engine.deletion import delete_tree
+from callboard_server.engine.engine import Once, find_thread, once
 from callboard_server.engine.present import show_thread
 from callboard_server.ids import new_id
 from callboard_server.log.events import CONDENSED
-from callboard_server.log.fold import is_void, merge_patch
+from callboard_server.log.fold import merge_patch
 from callboard_server.rpc import Call
 from callboard_server.services import streams
-from callboard_server.services.messages import completed
-from callboard_server.services.paging import fitting, next_token, page_of, token_at, wider
+from callboard_server.services.messages import check_results, completed
+from callboard_server.services.paging import fitting, next_token, page_of, wider
+from callboard_server.services.state import MESSAGES, StateRpcs, check_point, point_of
 from callboard_server.services.validation import MAX_PAGE, Check
 from callboard_server.store.base import EventFilter, Reader, ThreadRow, Transaction
 
-_MESSAGES, _MOST_MESSAGES = 100, 10_000
 
-
-class ThreadServicer:
+class ThreadServicer(StateRpcs):
     """Conversations, their state and their log."""
 
     descriptor = pb.DESCRIPTOR.services_by_name["ThreadService"]
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     # Threads
 
@@ -56,6 +47,7 @@ class ThreadServicer:
             check.duration("ttl", request.ttl)
         check.request_id(request.request_id)
         check.done()
+        check_results(request.messages)
         key = Once.of(call.caller, request, request.request_id)
 
         def operation(tx: Transaction) -> pb.Thread:
@@ -123,7 +115,7 @@ class ThreadServicer:
             thread = find_thread(tx, call.caller.tenant, request.thread_id)
             if request.etag and request.etag != show_thread(tx, thread).etag:
                 raise errors.etag_mismatch("thread")
-            _change(thread, request)
+            _change(tx, thread, request)
             event = Event(actor=call.caller.actor)
             event.thread_updated.metadata.CopyFrom(thread.data.metadata)
             if thread.data.HasField("ttl"):
@@ -139,25 +131,13 @@ class ThreadServicer:
     async def DeleteThread(self, request: pb.DeleteThreadRequest, call: Call) -> Empty:
         _check_thread_id(request.thread_id)
 
-        def operation(tx: Transaction) -> int:
+        def operation(tx: Transaction) -> int | None:
             thread = find_thread(tx, call.caller.tenant, request.thread_id)
-            below = tx.threads_below(thread.key)
-            for each in below:
-                cancel_thread(tx, each, call.caller.actor)
-            for each in reversed(below):
-                if thread.parent is not None:
-                    tx.erase_events(each)
-                    event = Event(actor=call.caller.actor)
-                    event.thread_deleted.SetInParent()
-                    tx.append(each, event)
-                tx.delete_thread(each)
-            if thread.parent is None:
-                tx.delete_session(thread.session)
-            return thread.session.key if thread.parent is None else 0
+            return delete_tree(tx, thread, call.caller.actor)
 
         async def delete() -> None:
             session = await self._engine.store.write(operation)
-            if session:
+            if session is not None:
                 self._engine.hub.session_deleted(session)
 
         # Open streams end also when the caller goes away.
@@ -165,83 +145,35 @@ class ThreadServicer:
         return Empty()
 
     async def CopyThread(self, request: pb.CopyThreadRequest, call: Call) -> pb.Thread:
-        raise errors.not_implemented("CopyThread")
-
-    async def CompactThread(self, request: pb.CompactThreadRequest, call: Call) -> pb.Thread:
-        raise errors.not_implemented("CompactThread")
-
-    # State
-
-    async def GetThreadState(self, request: pb.GetThreadStateRequest, call: Call) -> pb.ThreadState:
         check = Check()
         check.uuid("thread_id", request.thread_id)
-        if request.message_limit > _MOST_MESSAGES:
-            check.wrong("message_limit", f"at most {_MOST_MESSAGES} are allowed")
-        check.done()
-        if request.HasField("at_sequence"):
-            raise errors.not_implemented("GetThreadState.at_sequence")
-        limit = max(0, request.message_limit or _MESSAGES)
-
-        def query(reader: Reader) -> pb.ThreadState:
-            thread = find_thread(reader, call.caller.tenant, request.thread_id)
-            last, _ = _messages(reader, thread, limit, newest_first=True)
-            last = list(fitting(last))
-            return pb.ThreadState(
-                thread=show_thread(reader, thread),
-                at_sequence=thread.session.head,
-                values=thread.values,
-                messages=[event.message_added.message for event in reversed(last)],
-                message_count=_message_count(reader, thread),
-            )
-
-        return await self._engine.store.read(query)
-
-    async def ListMessages(
-        self, request: pb.ListMessagesRequest, call: Call
-    ) -> pb.ListMessagesResponse:
-        check = Check()
-        check.uuid("thread_id", request.thread_id)
-        check.enum(request, "order")
-        check.done()
-        page = page_of(request, default=_MESSAGES)
-        newest_first = request.order == pb.ORDER_NEWEST_FIRST
-
-        def query(reader: Reader) -> pb.ListMessagesResponse:
-            thread = find_thread(reader, call.caller.tenant, request.thread_id)
-            found, more = _messages(
-                reader, thread, page.limit, newest_first=newest_first, beyond=page.before
-            )
-            shown = list(fitting(found))
-            more = more or len(shown) < len(found)
-            return pb.ListMessagesResponse(
-                messages=[event.message_added.message for event in shown],
-                next_page_token=token_at(request, shown[-1].sequence) if more else "",
-            )
-
-        return await self._engine.store.read(query)
-
-    async def UpdateThreadState(
-        self, request: pb.UpdateThreadStateRequest, call: Call
-    ) -> pb.Thread:
-        check = Check()
-        check.uuid("thread_id", request.thread_id)
-        check.messages("messages", request.messages, any_role=True)
-        check.struct("values", request.values)
+        check_point(check, request)
+        check.struct("metadata", request.metadata)
         check.request_id(request.request_id)
-        if not request.messages and not request.values.fields:
-            check.wrong("messages", "messages or values are required")
         check.done()
+        tenant, actor = call.caller.tenant, call.caller.actor
         key = Once.of(call.caller, request, request.request_id)
 
+        def look(reader: Reader) -> Original | None:
+            if key and reader.remembered(key.tenant, key.method, key.request_id):
+                # The first answer counts, whatever became of the thread.
+                return None
+            thread = find_thread(reader, tenant, request.thread_id)
+            return original_of(reader, thread, point_of(request), actor)
+
+        original = await self._engine.store.read(look)
+
         def operation(tx: Transaction) -> pb.Thread:
-            thread = find_thread(tx, call.caller.tenant, request.thread_id)
-            if request.HasField("expected_thread_sequence"):
-                check_sequence(thread, request.expected_thread_sequence)
-            messages = completed(request.messages)
-            add_state(tx, thread, messages, request.values, call.caller.actor)
+            if original is None:
+                raise errors.thread_not_found(request.thread_id)
+            metadata = request.metadata if request.HasField("metadata") else None
+            thread = write_copy(tx, tenant, original, metadata, actor)
             return show_thread(tx, thread)
 
         return await self._engine.store.write(once(key, pb.Thread, operation))
+
+    async def CompactThread(self, request: pb.CompactThreadRequest, call: Call) -> pb.Thread:
+        raise errors.not_implemented("CompactThread")
 
     # The log
 
@@ -279,21 +211,6 @@ class ThreadServicer:
             )
 
         return await self._engine.store.read(query)
-
-    async def ListActions(
-        self, request: pb.ListActionsRequest, call: Call
-    ) -> pb.ListActionsResponse:
-        check = Check()
-        check.uuid("thread_id", request.thread_id, required=False)
-        check.enum(request, "scope")
-        check.done()
-        page_of(request)
-        if request.thread_id:
-            await self._engine.store.read(
-                lambda reader: find_thread(reader, call.caller.tenant, request.thread_id)
-            )
-        # Nothing raises actions yet, so none can be open.
-        return pb.ListActionsResponse()
 
     async def StreamEvents(
         self, request: pb.StreamEventsRequest, call: Call
@@ -352,48 +269,20 @@ def page_of_events(request: pb.ListEventsRequest) -> int:
     """Returns how many events a request wants at the most."""
     if request.page_size < 0:
         raise errors.invalid(errors.Violation("page_size", "must not be negative"))
-    return min(request.page_size or _MESSAGES, MAX_PAGE)
+    return min(request.page_size or MESSAGES, MAX_PAGE)
 
 
-def _change(thread: ThreadRow, request: pb.UpdateThreadRequest) -> None:
+def _change(tx: Transaction, thread: ThreadRow, request: pb.UpdateThreadRequest) -> None:
     if request.HasField("metadata"):
         thread.data.metadata.SetInParent()
         merge_patch(thread.data.metadata, request.metadata)
     if request.HasField("ttl"):
         if thread.parent is not None:
             raise errors.not_a_root_thread(thread.data.thread_id, thread.session.session_id)
-        if request.ttl.ToNanoseconds():
+        seconds = request.ttl.ToNanoseconds() / 1e9
+        thread.session.ttl = seconds or None
+        tx.save_session(thread.session)
+        if seconds:
             thread.data.ttl.CopyFrom(request.ttl)
         else:
             thread.data.ClearField("ttl")
-
-
-def _messages(
-    reader: Reader,
-    thread: ThreadRow,
-    limit: int,
-    *,
-    newest_first: bool,
-    beyond: int | None = None,
-) -> tuple[list[Event], bool]:
-    """Returns messages that were not taken back, and whether there are more."""
-    voids = [record.event for record in reader.voids(thread.key)]
-    found: list[Event] = []
-    while len(found) <= limit:
-        records = reader.messages(
-            thread.key, limit=limit + 1, newest_first=newest_first, beyond=beyond
-        )
-        events = [record.event for record in records]
-        found += [e for e in events if not any(is_void(e, void) for void in voids)]
-        if len(records) <= limit:
-            return found[:limit], len(found) > limit
-        beyond = records[-1].sequence
-    return found[:limit], True
-
-
-def _message_count(reader: Reader, thread: ThreadRow) -> int:
-    if not reader.voids(thread.key):
-        return reader.message_count(thread.key)
-    everything = reader.message_count(thread.key)
-    found, _ = _messages(reader, thread, everything, newest_first=False)
-    return len(found)

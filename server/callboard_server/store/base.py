@@ -349,6 +349,9 @@ class Store(Protocol):
     fault: StoreError | None
     """Why the last attempt to write failed; None while writes succeed."""
 
+    def now(self) -> float:
+        """Returns the time in seconds since the epoch, by the store's clock."""
+
     async def open(self, listener: Listener) -> None: ...
     async def close(self) -> None: ...
     async def write(self, operation: Callable[[Transaction], T]) -> T:

@@ -147,6 +147,9 @@ class MemoryStore:
         self._tables = _Tables()
         self._closed = True
 
+    def now(self) -> float:
+        return self._clock() / 1e9
+
     async def open(self, listener: Listener) -> None:
         self._listener = listener
         self._closed = False
@@ -336,8 +339,9 @@ class MemoryReader:
 
     def _action_at(self, key: int) -> ActionRow:
         if key not in self._actions:
-            _, run, data, *ending = self._tables.actions[key]
-            self._actions[key] = ActionRow(key, self._run_at(run), _copy(data), *ending)
+            row = self._tables.actions[key]
+            ending = row.state, row.response, row.ended_at
+            self._actions[key] = ActionRow(key, self._run_at(row.run), _copy(row.data), *ending)
         return self._actions[key]
 
     def _actions_where(self, wanted: Callable[[_Action], bool]) -> list[ActionRow]:
@@ -717,8 +721,8 @@ def _set(table: dict[Any, Any], key: object, value: object) -> None:
 def _stored_row(row: Row) -> _Session | _Thread | _Run:
     match row:
         case SessionRow():
-            place = row.head, row.oldest, row.active_at, row.ttl
-            return _Session(row.tenant, row.session_id, *place)
+            life = row.head, row.oldest, row.active_at, row.ttl
+            return _Session(row.tenant, row.session_id, *life)
         case ThreadRow():
             tenant, data, values = row.session.tenant, _copy(row.data), _copy(row.values)
             return _Thread(tenant, row.session.key, row.parent, data, values)

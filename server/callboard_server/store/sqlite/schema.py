@@ -15,6 +15,9 @@ from callboard_server.store.base import StoreError, StoreFull, StoreUnavailable
 OLDEST_SQLITE = (3, 38)  # the JSON operator ->
 STATEMENTS = 512
 """How many statements a connection keeps prepared: `rows.MOST_ROWS` for each table, and others."""
+CHECKPOINT = 4000
+"""After how many pages SQLite moves its log into the database: 16 MiB. What is written again and
+again until then is moved once."""
 
 migrations = Migrations("callboard")
 
@@ -74,6 +77,7 @@ def open_file(path: str, synchronous: str) -> sqlite3.Connection:
         if not applied(path, connection):
             _create(path, connection)
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
     except BaseException as error:
         if connection is not None:
             connection.close()

@@ -1,0 +1,24 @@
+"""Where code of an agent is within its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_path: ContextVar[tuple[str, ...]] = ContextVar("step_path", default=())
+
+
+def current_path() -> tuple[str, ...]:
+    """Returns the steps in which code runs, outermost first."""
+    return _path.get()
+
+
+@contextmanager
+def entered(name: str) -> Iterator[None]:
+    """Makes code run one step deeper."""
+    token = _path.set((*_path.get(), name))
+    try:
+        yield
+    finally:
+        _path.reset(token)

@@ -1,0 +1,214 @@
+"""How runs end: the last event of a run, and all that follows from it in the same commit."""
+
+from __future__ import annotations
+
+from callboard.v1.error_pb2 import ErrorReason
+from callboard.v1.event_pb2 import ActionClosed, Actor, Event, RunQueued, RunTrigger
+from callboard.v1.lifecycle_pb2 import Outcome, RunError, RunState
+from callboard_server.engine import actions
+from callboard_server.engine.creation import NewRun, add_run
+from callboard_server.engine.lifecycle import (
+    CANCELLED,
+    FAILED,
+    RUNNING,
+    SERVER,
+    SUCCEEDED,
+    SUPERSEDED,
+    TERMINAL,
+    TIMED_OUT,
+    check_move,
+    fold_values,
+    queue_again,
+    record,
+)
+from callboard_server.engine.line import ThreadLine
+from callboard_server.engine.waiting import jobs_over
+from callboard_server.ids import new_id
+from callboard_server.store.base import JobRow, RunRow, ThreadRow, Transaction
+
+_STOPPED = {
+    CANCELLED: (ErrorReason.ERROR_REASON_CANCELLED, "the run was cancelled"),
+    SUPERSEDED: (ErrorReason.ERROR_REASON_SUPERSEDED, "a newer run took this one's place"),
+    TIMED_OUT: (ErrorReason.ERROR_REASON_RUN_TIMEOUT, "the run used up its timeout"),
+}
+_GRPC_CANCELLED, _GRPC_DEADLINE_EXCEEDED = 1, 4
+_WOKEN_BY = frozenset({SUCCEEDED, FAILED, TIMED_OUT})
+"""The ends after which input that a run had not seen wakes its assistant. Who cancels a run cancels
+its input, and who supersedes it takes that over."""
+
+
+def stop(
+    tx: Transaction,
+    line: ThreadLine,
+    run: RunRow,
+    state: RunState.ValueType,
+    actor: Actor,
+    *,
+    by: str = "",
+    cascade: bool = False,
+    rollback: bool = False,
+) -> None:
+    """Ends a run for a reason from outside: at once, or by asking running code to stop.
+
+    Args:
+        tx: The transaction.
+        line: The line of its thread.
+        run: The run.
+        state: The terminal state that it shall have.
+        actor: Who asks.
+        by: The run that takes its place.
+        cascade: Whether jobs that it launched are cancelled, too.
+        rollback: Whether what it wrote is taken back.
+    """
+    if run.data.state in TERMINAL or run.stop:
+        return
+    check_move(run, state)
+    run.stop = state
+    event = Event(actor=actor)
+    asked = event.run_cancel_requested
+    asked.state, asked.superseded_by_run_id = state, by
+    asked.cascade, asked.rollback = cascade, rollback
+    record(tx, run, event)
+    if run.data.state != RUNNING:
+        finish_stopped(tx, line, run, actor)
+
+
+def finish_stopped(tx: Transaction, line: ThreadLine, run: RunRow, actor: Actor = SERVER) -> None:
+    """Ends a run the way that was asked for."""
+    finish(tx, line, run, RunState.ValueType(run.stop), stopped(run), actor)
+
+
+def stopped(run: RunRow) -> Outcome:
+    """Returns the outcome of a run that was asked to stop."""
+    state, by = RunState.ValueType(run.stop), run.data.superseded_by_run_id
+    reason, text = _STOPPED[state]
+    code = _GRPC_DEADLINE_EXCEEDED if state == TIMED_OUT else _GRPC_CANCELLED
+    error = RunError(code=code, reason=reason, message=text, retryable=state == TIMED_OUT)
+    if by:
+        error.metadata["run_id"] = by
+    return Outcome(error=error)
+
+
+def finish(
+    tx: Transaction,
+    line: ThreadLine,
+    run: RunRow,
+    state: RunState.ValueType,
+    outcome: Outcome,
+    actor: Actor = SERVER,
+    *,
+    seen: int = 0,
+) -> None:
+    """Writes a run's last event, with all that follows from it, and lets the thread go on.
+
+    Args:
+        tx: The transaction.
+        line: The line of its thread.
+        run: The run.
+        state: Its terminal state.
+        outcome: How it ended.
+        actor: Who ended it.
+        seen: Up to which sequence of the log it had read its thread.
+    """
+    check_move(run, state)
+    actions.close_all(tx, run, ActionClosed.CAUSE_RUN_OVER)
+    run.ready, run.due_at, run.stop = False, None, 0
+    event = Event(actor=actor)
+    event.run_finished.state = state
+    event.run_finished.outcome.CopyFrom(outcome)
+    event.run_finished.outcome.usage.CopyFrom(run.data.usage)
+    record(tx, run, event)
+    line.thread.data.last_run_state = state
+    line.thread.data.update_time.CopyFrom(event.time)
+    tx.save_thread(line.thread)
+    if run.data.rolled_back:
+        _roll_back(tx, run)
+    if run.data.steered_sequence > seen and state in _WOKEN_BY:
+        line.add(_follow(tx, run))
+    elif run.thread.parent is not None:
+        _wake_waiting(tx, run)
+    line.advance()
+    if not line.active:
+        idle = Event(actor=SERVER)
+        idle.thread_idle.last_run_state = state
+        tx.append(line.thread, idle)
+
+
+def _job_of(tx: Transaction, run: RunRow) -> JobRow | None:
+    """Returns the job on which a run is the one that works, if there is one."""
+    job = tx.job(run.thread.session.tenant, run.thread.data.thread_id)
+    return job if job is not None and job.run.key == run.key else None
+
+
+def _roll_back(tx: Transaction, run: RunRow) -> None:
+    """Takes back what a run wrote, its input included, and cancels the jobs that it launched."""
+    event = Event(actor=SERVER)
+    event.runs_rolled_back.run_ids.append(run.data.run_id)
+    tx.append(run.thread, event)
+    fold_values(tx, run.thread)
+    cancel_launched(tx, run, SERVER)
+
+
+def _follow(tx: Transaction, run: RunRow) -> RunRow:
+    """Queues a run of the same assistant for input that a run ended without having seen."""
+    before = run.data
+    has = before.HasField
+    new = NewRun(
+        run_id=new_id(),
+        assistant_id=before.assistant_id,
+        assistant_version=before.assistant_version,
+        agent=before.agent,
+        trigger=RunTrigger.RUN_TRIGGER_INBOX,
+        config=before.config if has("config") else None,
+        additional_instructions=before.additional_instructions,
+        metadata=before.metadata if has("metadata") else None,
+        timeout=before.timeout if has("timeout") else None,
+        follows_run_id=before.run_id,
+        job=_job_of(tx, run),
+    )
+    return add_run(tx, run.thread, new, SERVER)
+
+
+def _wake_waiting(tx: Transaction, run: RunRow) -> None:
+    """Lets runs of the parent's thread go on that waited for the job of a run."""
+    job = _job_of(tx, run)
+    if job is None or job.parent is None:
+        return
+    line = ThreadLine(tx, tx.thread_at(job.parent))
+    woken = [run for run in line.parked if _has_waited(tx, run, job.thread.data.thread_id)]
+    for run in woken:
+        queue_again(tx, run, RunQueued.REASON_RESUMED)
+    if woken:
+        line.advance()
+
+
+def _has_waited(tx: Transaction, run: RunRow, job_id: str) -> bool:
+    """Whether the end of a job is what a run waited for."""
+    waiting_for = run.data.waiting_for
+    if job_id not in waiting_for.ids:
+        return False
+    tenant = run.thread.session.tenant
+    return waiting_for.any or all(jobs_over(tx, tenant, waiting_for.ids))
+
+
+# Stopping many
+
+
+def cancel_thread(tx: Transaction, thread: ThreadRow, actor: Actor) -> None:
+    """Cancels everything on a thread that is not terminal."""
+    line = ThreadLine(tx, thread)
+    for run in list(line.runs):
+        stop(tx, line, run, CANCELLED, actor)
+
+
+def cancel_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> None:
+    """Cancels everything on a thread and on all threads below it."""
+    for each in tx.threads_below(thread.key):
+        cancel_thread(tx, each, actor)
+
+
+def cancel_launched(tx: Transaction, run: RunRow, actor: Actor) -> None:
+    """Cancels the jobs that a run has launched, with all below them."""
+    for job in tx.jobs_of_session(run.thread.session.key):
+        if job.data.parent_run_id == run.data.run_id:
+            cancel_tree(tx, job.thread, actor)
