@@ -15,19 +15,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from callboard.v1.assistant_pb2 import Assistant
 from callboard.v1.event_pb2 import Actor
+from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import Until
 from callboard.v1.run_pb2 import Run
 from callboard_server import errors
 from callboard_server.agents.registry import Registry
+from callboard_server.engine import present
 from callboard_server.engine.assistants import Assistants
 from callboard_server.engine.dispatcher import Dispatcher
 from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Hub
-from callboard_server.engine.present import show_run
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
+    JobRow,
     Reader,
     Remembered,
     RunRow,
@@ -224,6 +226,16 @@ class Engine:
             self.dispatcher.alarm.set(due_at)
         return answer
 
+    # Showing
+
+    def show_run(self, reader: Reader, row: RunRow) -> Run:
+        """Returns a run as it stands, and what it waits for."""
+        return present.show_run(reader, row, self.registry)
+
+    def show_job(self, reader: Reader, row: JobRow) -> Job:
+        """Returns a job as it stands, and what it waits for."""
+        return present.show_job(reader, row, self.registry)
+
     # Waiting
 
     async def wait_for_run(
@@ -232,7 +244,7 @@ class Engine:
         """Returns a run once it is done (or needs an action), or when the time is up."""
 
         def look(reader: Reader) -> Run:
-            return show_run(reader, find_run(reader, tenant, run_id))
+            return self.show_run(reader, find_run(reader, tenant, run_id))
 
         stops = TERMINAL if until == Until.UNTIL_DONE else TERMINAL | {REQUIRES_ACTION}
         with self.hub.changes_of(run_id) as changed:

@@ -8,6 +8,7 @@ from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
+from callboard_server.agents.registry import Registry
 from callboard_server.engine.lifecycle import QUEUED, timestamp
 from callboard_server.engine.line import is_active
 from callboard_server.log.fold import job_with_run
@@ -37,24 +38,26 @@ def _state(busy: bool) -> Thread.State.ValueType:
     return Thread.STATE_BUSY if busy else Thread.STATE_IDLE
 
 
-def show_run(reader: Reader, row: RunRow) -> Run:
+def show_run(reader: Reader, row: RunRow, registry: Registry) -> Run:
     run = Run()
     run.CopyFrom(row.data)
     if run.state == QUEUED:
-        run.waiting_for.CopyFrom(_waiting_for(reader, row))
+        run.waiting_for.CopyFrom(_waiting_for(reader, row, registry))
     return run
 
 
-def show_job(reader: Reader, row: JobRow) -> Job:
-    job = job_with_run(row.data, show_run(reader, row.run))
+def show_job(reader: Reader, row: JobRow, registry: Registry) -> Job:
+    job = job_with_run(row.data, show_run(reader, row.run, registry))
     job.sequence = row.thread.session.head
     return job
 
 
-def _waiting_for(reader: Reader, row: RunRow) -> WaitingFor:
+def _waiting_for(reader: Reader, row: RunRow, registry: Registry) -> WaitingFor:
     """Says why a queued run does not run."""
     if row.due_at is not None:
         return WaitingFor(kind=WaitingFor.KIND_TIMER, until=timestamp(row.due_at))
+    if row.ready and (others := _in_its_way(reader, row, registry)):
+        return WaitingFor(kind=WaitingFor.KIND_CONCURRENCY, ids=others)
     if row.ready:
         return WaitingFor(kind=WaitingFor.KIND_SLOT, position=reader.ready_before(row))
     before = [
@@ -63,3 +66,13 @@ def _waiting_for(reader: Reader, row: RunRow) -> WaitingFor:
         if is_active(other) and (other.queued_at, other.key) < (row.queued_at, row.key)
     ]
     return WaitingFor(kind=WaitingFor.KIND_THREAD, ids=before)
+
+
+def _in_its_way(reader: Reader, row: RunRow, registry: Registry) -> list[str]:
+    """Returns the runs of its assistant for which a run waits: as many as may run at a time."""
+    agent = registry.get(row.data.agent)
+    if agent is None or agent.concurrency is None:
+        return []
+    assistant_id = row.data.assistant_id
+    running = [r for r in reader.running_runs() if r.data.assistant_id == assistant_id]
+    return [r.data.run_id for r in running] if len(running) >= agent.concurrency else []

@@ -15,7 +15,6 @@ from callboard_server.engine.creation import NewRun, NewThread
 from callboard_server.engine.engine import Admitted, Engine, Once, find_thread
 from callboard_server.engine.jobs import NewJob
 from callboard_server.engine.lifecycle import TERMINAL
-from callboard_server.engine.present import show_job
 from callboard_server.ids import new_id
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.rpc import Call
@@ -43,7 +42,7 @@ class JobServicer:
         def operation(tx: Transaction) -> Admitted[pb.Job]:
             new = self._new_job(tx, request, call)
             job = jobs.launch(tx, caller.tenant, new, self._engine.limits, caller.actor)
-            return Admitted(job.run, lambda: show_job(tx, job))
+            return Admitted(job.run, lambda: self._engine.show_job(tx, job))
 
         key = Once.of(caller, request, request.request_id)
         return await self._engine.admit(key, pb.Job, operation)
@@ -87,7 +86,9 @@ class JobServicer:
         # A shortened id is no UUID, and yet there is more to say about it than that.
         _check_job_id(request.job_id)
         return await self._engine.store.read(
-            lambda reader: show_job(reader, jobs.find(reader, call.caller.tenant, request.job_id))
+            lambda reader: self._engine.show_job(
+                reader, jobs.find(reader, call.caller.tenant, request.job_id)
+            )
         )
 
     async def BatchGetJobs(
@@ -104,7 +105,7 @@ class JobServicer:
                 if job is None:
                     response.missing_job_ids.append(job_id)
                 else:
-                    response.jobs.append(show_job(reader, job))
+                    response.jobs.append(self._engine.show_job(reader, job))
             return response
 
         return await self._engine.store.read(query)
@@ -134,7 +135,7 @@ class JobServicer:
                 timeout=job.data.timeout if job.data.HasField("timeout") else None,
             )
             job = jobs.update(tx, job, new, request.instructions, delivery, caller.actor)
-            return Admitted(job.run, lambda: show_job(tx, job))
+            return Admitted(job.run, lambda: self._engine.show_job(tx, job))
 
         key = Once.of(caller, request, request.request_id)
         return await self._engine.admit(key, pb.Job, operation)
@@ -145,7 +146,7 @@ class JobServicer:
         def operation(tx: Transaction) -> pb.Job:
             job = jobs.find(tx, call.caller.tenant, request.job_id)
             jobs.cancel(tx, job, call.caller.actor, cascade=request.cascade)
-            return show_job(tx, job)
+            return self._engine.show_job(tx, job)
 
         return await self._engine.store.write(operation)
 
@@ -168,7 +169,7 @@ class JobServicer:
                 states=request.states,
                 labels=dict(request.labels),
             )
-            shown = list(fitting(show_job(reader, row) for row in rows[: page.limit]))
+            shown = list(fitting(self._engine.show_job(reader, row) for row in rows[: page.limit]))
             token = next_token(request, [row.thread.key for row in rows], len(shown))
             return pb.ListJobsResponse(jobs=shown, next_page_token=token)
 
@@ -186,7 +187,10 @@ class JobServicer:
 
         def look(reader: Reader) -> list[pb.Job]:
             tenant = call.caller.tenant
-            return [show_job(reader, jobs.find(reader, tenant, each)) for each in request.job_ids]
+            return [
+                self._engine.show_job(reader, jobs.find(reader, tenant, each))
+                for each in request.job_ids
+            ]
 
         found = await self._engine.store.read(look)
         try:

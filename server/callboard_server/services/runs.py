@@ -11,7 +11,6 @@ from callboard_server import errors
 from callboard_server.engine import actions, admission
 from callboard_server.engine.creation import NewRun, NewThread, open_session
 from callboard_server.engine.engine import Admitted, Engine, Once, find_run, find_thread, once
-from callboard_server.engine.present import show_run
 from callboard_server.ids import new_id
 from callboard_server.rpc import Call
 from callboard_server.services import streams
@@ -48,7 +47,7 @@ class RunServicer:
             if thread is None:
                 thread = self._new_thread(tx, assistant, request, call)
             run = admission.admit(tx, thread, _new_run(request, assistant), caller.actor)
-            return Admitted(run, lambda: show_run(tx, run))
+            return Admitted(run, lambda: self._engine.show_run(tx, run))
 
         key = Once.of(caller, request, request.request_id)
         return await self._engine.admit(key, pb.Run, operation)
@@ -124,7 +123,9 @@ class RunServicer:
         check.uuid("run_id", request.run_id)
         check.done()
         return await self._engine.store.read(
-            lambda reader: show_run(reader, find_run(reader, call.caller.tenant, request.run_id))
+            lambda reader: self._engine.show_run(
+                reader, find_run(reader, call.caller.tenant, request.run_id)
+            )
         )
 
     async def ListRuns(self, request: pb.ListRunsRequest, call: Call) -> pb.ListRunsResponse:
@@ -141,7 +142,7 @@ class RunServicer:
             rows = reader.list_runs(
                 call.caller.tenant, wider(page), thread=thread, states=request.states
             )
-            shown = list(fitting(show_run(reader, row) for row in rows[: page.limit]))
+            shown = list(fitting(self._engine.show_run(reader, row) for row in rows[: page.limit]))
             token = next_token(request, [row.key for row in rows], len(shown))
             return pb.ListRunsResponse(runs=shown, next_page_token=token)
 
@@ -161,7 +162,7 @@ class RunServicer:
                 cascade=request.cascade,
                 rollback=request.rollback,
             )
-            return show_run(tx, run)
+            return self._engine.show_run(tx, run)
 
         return await self._engine.store.write(operation)
 
@@ -176,7 +177,7 @@ class RunServicer:
         def operation(tx: Transaction) -> pb.RespondResponse:
             thread = find_thread(tx, call.caller.tenant, request.thread_id)
             runs = actions.answer_all(tx, thread, request.responses, call.caller.actor)
-            return pb.RespondResponse(runs=[show_run(tx, run) for run in runs])
+            return pb.RespondResponse(runs=[self._engine.show_run(tx, run) for run in runs])
 
         return await self._engine.store.write(once(key, pb.RespondResponse, operation))
 

@@ -13,7 +13,6 @@ from callboard_server import errors
 from callboard_server.engine.engine import Engine, find_run, find_thread
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Batch, SessionReader, frame
-from callboard_server.engine.present import show_run
 from callboard_server.rpc import Call
 from callboard_server.store.base import EventFilter, Reader, SessionRow, ThreadRow
 
@@ -54,7 +53,7 @@ async def stream_run(engine: Engine, call: Call, wanted: RunStream) -> AsyncIter
         check_cursor(session, wanted.after)
         start = max(wanted.after, row.data.created_sequence - 1)
         chosen = EventFilter(thread=row.thread.key, run=row.key, kinds=wanted.kinds)
-        return session.key, chosen, show_run(reader, row), start
+        return session.key, chosen, engine.show_run(reader, row), start
 
     def ended(reader: Reader) -> StreamEnd | None:
         row = reader.run(tenant, wanted.run_id)

@@ -14,7 +14,6 @@ from callboard_server.engine import jobs
 from callboard_server.engine.engine import Engine, find_thread
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Batch, SessionReader
-from callboard_server.engine.present import show_job
 from callboard_server.log.events import kinds
 from callboard_server.log.fold import JOB_KINDS, JobsFold
 from callboard_server.rpc import Call
@@ -74,7 +73,7 @@ class _Watch:
         for job in shown:
             self.states[job.job_id] = job.state
 
-    def take_snapshot(self, reader: Reader, rows: Iterable[JobRow]) -> None:
+    def take_snapshot(self, engine: Engine, reader: Reader, rows: Iterable[JobRow]) -> None:
         """Starts from how the jobs stand."""
         for row in rows:
             run, job = Run(), Job()
@@ -82,7 +81,7 @@ class _Watch:
             job.CopyFrom(row.data)
             job.run_id = run.run_id
             self.fold.start_from(job, run)
-            shown = show_job(reader, row)
+            shown = engine.show_job(reader, row)
             if self.shows(shown):
                 self.snapshot.append(shown)
         self._note(self.snapshot)
@@ -107,7 +106,8 @@ class _Watch:
 
 async def watch_jobs(engine: Engine, call: Call, request: WatchJobsRequest) -> AsyncIterator[bytes]:
     """Streams how jobs stand, then every change."""
-    watch = await engine.store.read(lambda reader: _open(reader, call.caller.tenant, request))
+    tenant = call.caller.tenant
+    watch = await engine.store.read(lambda reader: _open(engine, reader, tenant, request))
     reader = SessionReader(
         engine.store, engine.hub, watch.session, _WANTED, after=watch.start, deltas=False
     )
@@ -134,7 +134,7 @@ async def watch_jobs(engine: Engine, call: Call, request: WatchJobsRequest) -> A
     raise errors.draining()
 
 
-def _open(reader: Reader, tenant: str, request: WatchJobsRequest) -> _Watch:
+def _open(engine: Engine, reader: Reader, tenant: str, request: WatchJobsRequest) -> _Watch:
     if request.job_id:
         thread = jobs.find(reader, tenant, request.job_id).thread
     else:
@@ -146,7 +146,7 @@ def _open(reader: Reader, tenant: str, request: WatchJobsRequest) -> _Watch:
         watch.start = request.after_sequence
         watch.replay(reader, request.after_sequence)
     else:
-        watch.take_snapshot(reader, reader.jobs_of_session(session.key))
+        watch.take_snapshot(engine, reader, reader.jobs_of_session(session.key))
     return watch
 
 
