@@ -166,8 +166,8 @@ def job_with_run(job: Job, run: Run) -> Job:
     return standing
 
 
-def works_on(job: Job, created: RunCreated, current_run_id: str) -> bool:
-    """Whether a new run on a job's thread is the one that works on the job from now on."""
+def works_on(created: RunCreated, current_run_id: str) -> bool:
+    """Whether a new run on a job's thread works on the job from now on, after its current one."""
     takes_over = current_run_id != "" and created.follows_run_id == current_run_id
     return created.trigger == RunTrigger.RUN_TRIGGER_JOB or takes_over
 
@@ -213,7 +213,7 @@ class JobsFold:
 
     def _works_on_job(self, event: Event) -> bool:
         job = self._jobs.get(event.thread_id)
-        return job is not None and works_on(job, event.run_created, job.run_id)
+        return job is not None and works_on(event.run_created, job.run_id)
 
     def _adopt(self, event: Event) -> None:
         job = self._jobs[event.thread_id]

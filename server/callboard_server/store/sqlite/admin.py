@@ -10,12 +10,18 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError, Message
 
-from callboard.v1.event_pb2 import Event, RunTrigger
+from callboard.v1.event_pb2 import Event
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
 from callboard_server.log.events import kind_of
-from callboard_server.log.fold import ThreadFold, apply_to_run, created_run, launched_job
+from callboard_server.log.fold import (
+    ThreadFold,
+    apply_to_run,
+    created_run,
+    launched_job,
+    works_on,
+)
 from callboard_server.log.records import Record
 from callboard_server.store.base import EventFilter, Page, SessionRow, StoreError
 from callboard_server.store.sqlite import schema
@@ -153,7 +159,7 @@ class _SessionCheck:
             self._threads[record.thread] = ThreadFold()
         elif kind == "job_launched":
             self._jobs[record.thread] = launched_job(event)
-        elif kind == "run_created" and event.run_created.trigger == RunTrigger.RUN_TRIGGER_JOB:
+        elif kind == "run_created":
             self._adopt(record, event)
         if record.thread in self._threads:
             self._threads[record.thread].apply(event)
@@ -161,8 +167,9 @@ class _SessionCheck:
             self._apply_to_run(record.run, kind, event)
 
     def _adopt(self, record: Record, event: Event) -> None:
-        if record.thread in self._jobs:
-            self._jobs[record.thread].run_count += 1
+        job, current = self._jobs.get(record.thread), self._job_runs.get(record.thread, "")
+        if job is not None and works_on(event.run_created, current):
+            job.run_count += 1
             self._job_runs[record.thread] = event.run_id
 
     def _apply_to_run(self, run: int, kind: str, event: Event) -> None:
@@ -182,7 +189,11 @@ class _SessionCheck:
             fold = self._threads.get(thread.key)
             if fold is not None and fold.values != thread.values:
                 yield f"thread {thread.data.thread_id}: values differ from its events"
-            elif fold is None and self._session.oldest == 1:
+            elif fold is not None and len(fold.actions) != thread.data.pending_action_count:
+                yield f"thread {thread.data.thread_id}: its open actions differ from its events"
+            elif fold is not None:
+                yield from self._check_actions(thread.key, fold)
+            elif self._session.oldest == 1:
                 yield f"thread {thread.data.thread_id} has no thread_created"
             yield from self._check_runs(thread.key)
         for job in self._reader.jobs_of_session(session):
@@ -196,6 +207,12 @@ class _SessionCheck:
                 yield f"{name}: {differing} differ from its events"
             if self._job_runs.get(job.thread.key) != job.run.data.run_id:
                 yield f"{name}: its current run is not the last of its events"
+
+    def _check_actions(self, thread: int, fold: ThreadFold) -> Iterator[str]:
+        rows = self._reader.open_actions(self._session.tenant, limit=sys.maxsize, thread=thread)
+        filed = {row.data.action_id: row.data for row in rows}
+        if filed != fold.actions:
+            yield f"thread {thread}: actions are filed otherwise than its events say"
 
     def _check_runs(self, thread: int) -> Iterator[str]:
         filed = dict(
