@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from typing import cast
 
 from benchmarks.workloads import ANSWER, EVENTS, event
 from callboard_server import Context
@@ -26,11 +25,7 @@ async def starter(ctx: Context) -> None:
 
 
 async def sleeper(ctx: Context) -> None:
-    sleep: Callable[..., Awaitable[None]] = getattr(ctx, "sleep", asyncio.sleep)
-    await sleep(ctx.config["seconds"])
-
-
-SLEEPERS_HOLD_SLOTS = not hasattr(Context, "sleep")
+    await ctx.sleep(cast("float", ctx.config["seconds"]))
 
 
 async def _emit(ctx: Context, count: int) -> None:

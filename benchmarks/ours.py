@@ -6,8 +6,6 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks.agents import SLEEPERS_HOLD_SLOTS
-from benchmarks.workloads import FULL
 from callboard_server.config import load_config
 from callboard_server.serve import serve
 
@@ -19,8 +17,5 @@ def announce(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    server: dict[str, object] = {"port": 0, "db": sys.argv[1]}
-    if SLEEPERS_HOLD_SLOTS:
-        server["slots"] = FULL.many_sleepers
-    config = load_config(HERE / "callboard.toml", server)
+    config = load_config(HERE / "callboard.toml", {"port": 0, "db": sys.argv[1]})
     asyncio.run(serve(config, HERE, announce))

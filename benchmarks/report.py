@@ -14,7 +14,6 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.agents import SLEEPERS_HOLD_SLOTS
 from benchmarks.workloads import OURS, PEER, PEER_SLOTS, Workload
 
 Rounds = list[dict[str, float]]
@@ -23,7 +22,7 @@ Rounds = list[dict[str, float]]
 NOTHING = "-"
 CAPTION = """\
 Medians; a ratio and its spread are over the rounds. Of ms, x, MiB and MB less is better.
-ours: durable, SQLite with synchronous=FULL; what sleeps holds {slots}.
+ours: durable, SQLite with synchronous=FULL; what sleeps holds no slot.
 bare: gRPC alone, which stores nothing."""
 PEER_CAPTION = f"""
 peer: langgraph dev, in memory, without the pause of its idle queue; what sleeps holds one of its
@@ -71,8 +70,7 @@ class Report:
         return {**results, "versions": self._versions(), "machine": _machine()}
 
     def table(self) -> Table:
-        caption = CAPTION.format(slots="a slot" if SLEEPERS_HOLD_SLOTS else "no slot")
-        caption += PEER_CAPTION if PEER in self._sides else ""
+        caption = CAPTION + (PEER_CAPTION if PEER in self._sides else "")
         table = Table(caption=caption, caption_justify="left")
         table.add_column("workload")
         for side in self._sides:
