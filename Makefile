@@ -71,7 +71,7 @@ bench: .venv/.dev ## Measure, beside a bare gRPC server and langgraph dev: ARGS=
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove everything that make made
-	@rm -rf .venv .build .tools dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .peer .build .tools dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find client server examples tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # One environment, filled as far as it is needed.
