@@ -10,10 +10,12 @@ from uuid import uuid4
 from google.protobuf.struct_pb2 import Struct
 
 from callboard import AsyncClient
-from callboard.v1.event_pb2 import Event, ToolStarted
+from callboard.v1.event_pb2 import Action, ActionResponse, Event
+from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.context import Context, View
+from callboard_server.log.recorded import Recorded
 
 
 class Crash(BaseException):
@@ -28,7 +30,12 @@ class RecordedWork:
         self.messages = list(messages)
         self.deltas: list[tuple[str, int, str]] = []
         self.discarded: list[str] = []
-        self.tools_started: dict[str, ToolStarted] = {}
+        self.was_recorded = Recorded()
+        self.answers: dict[str, ActionResponse] = {}
+        """What is answered to an action about a tool call, by tool_call_id."""
+        self.asked: list[Action] = []
+        self.waited_for: list[WaitingFor] = []
+        self.branches = 1
         self.writes_left: int | None = None
         """How many more writes succeed before a crash."""
 
@@ -41,8 +48,7 @@ class RecordedWork:
     async def commit(self, *events: Event) -> None:
         self._write()
         for event in events:
-            if event.HasField("tool_started"):
-                self.tools_started[event.tool_started.call.tool_call_id] = event.tool_started
+            self.was_recorded.apply(event)
 
     async def post(self, event: Event) -> None:
         await self.commit(event)
@@ -69,10 +75,27 @@ class RecordedWork:
         self.deltas.append((message_id, index, text))
 
     async def view(self) -> View:
-        return View(list(self.messages), len(self.messages), dict(self.tools_started))
+        return View(list(self.messages), len(self.messages))
+
+    async def recorded(self) -> Recorded:
+        return self.was_recorded
 
     async def values(self) -> Struct:
         return Struct()
+
+    def now(self) -> float:
+        return 0.0
+
+    def branch(self, change: int) -> None:
+        self.branches += change
+
+    async def wait(self, waiting_for: WaitingFor, *events: Event) -> None:
+        await self.commit(*events)
+        self.waited_for.append(waiting_for)
+
+    async def ask(self, action: Action) -> ActionResponse | None:
+        self.asked.append(action)
+        return self.answers.get(action.tool_call.tool_call_id)
 
 
 def make_context(work: RecordedWork | None = None, **config: object) -> Context:

@@ -125,7 +125,7 @@ class TestTurns:
             ("c1", "2"),
             ("c2", "3"),
         ]
-        assert list(work.tools_started) == ["c1", "c2"]
+        assert list(work.was_recorded.tools_started) == ["c1", "c2"]
 
     async def test_tools_of_one_answer_run_side_by_side(self) -> None:
         both = asyncio.Barrier(2)
@@ -148,7 +148,7 @@ class TestTurns:
         unknown, unfit = sorted(results(work.messages), key=lambda result: result.tool_call_id)
         assert unknown.is_error and "no tool none" in unknown.text
         assert unfit.is_error and "a: is required" in unfit.text
-        assert list(work.tools_started) == ["c2"]
+        assert list(work.was_recorded.tools_started) == ["c2"]
 
     @pytest.mark.parametrize(
         "reason", [StopReason.STOP_REASON_MAX_TOKENS, StopReason.STOP_REASON_REFUSAL]
@@ -161,7 +161,7 @@ class TestTurns:
         last = await make_agent(model, add)(make_context(work))
         assert text_of(last) == "I"
         assert [result.is_error for result in results(work.messages)] == [True]
-        assert not work.tools_started
+        assert not work.was_recorded.tools_started
 
     async def test_a_paused_model_is_called_again(self) -> None:
         model = Script(
@@ -284,7 +284,7 @@ class TestGoingOn:
         for idempotent in (True, False):
             ran.clear()
             work = RecordedWork(user("hi"), committed(call("c1", "note")))
-            work.tools_started = started("c1", idempotent=idempotent)
+            work.was_recorded.tools_started = started("c1", idempotent=idempotent)
             agent = make_agent(
                 Script(answer(), answer(text("x"))), tool(noting(ran), idempotent=True)
             )
