@@ -8,6 +8,7 @@ from typing import Self
 
 import grpc.aio
 
+from callboard._async.actions import AsyncActions
 from callboard._async.assistants import AsyncAssistants
 from callboard._async.caller import AsyncCaller, Metadata
 from callboard._async.jobs import AsyncJobs
@@ -38,6 +39,7 @@ class AsyncClient:
         threads: Conversations, their state and their log.
         runs: Starting, following and stopping runs.
         jobs: Launching, redirecting and watching delegated work.
+        actions: What waits for an answer from outside, and answering it.
         server: The server itself.
     """
 
@@ -78,6 +80,7 @@ class AsyncClient:
         self.threads = AsyncThreads(channel, caller)
         self.runs = AsyncRuns(channel, caller)
         self.jobs = AsyncJobs(channel, caller)
+        self.actions = AsyncActions(channel, caller)
         self.server = AsyncServer(channel, caller)
 
     def with_timeout(self, timeout: float | None) -> AsyncClient:

@@ -224,7 +224,7 @@ class AsyncJobs:
     ) -> Sequence[Job]:
         """Waits until jobs are finished, however long that takes.
 
-        A job that requires an action is not finished: answer it with `runs.respond`.
+        A job that requires an action is not finished: answer it with `client.actions`.
 
         Args:
             job_ids: The jobs: 1 to 1,000.

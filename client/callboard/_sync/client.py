@@ -10,6 +10,7 @@ from typing import Self
 import grpc
 
 from callboard._channel import OPTIONS, parse_target
+from callboard._sync.actions import Actions
 from callboard._sync.assistants import Assistants
 from callboard._sync.caller import Caller, Metadata
 from callboard._sync.jobs import Jobs
@@ -39,6 +40,7 @@ class Client:
         threads: Conversations, their state and their log.
         runs: Starting, following and stopping runs.
         jobs: Launching, redirecting and watching delegated work.
+        actions: What waits for an answer from outside, and answering it.
         server: The server itself.
     """
 
@@ -79,6 +81,7 @@ class Client:
         self.threads = Threads(channel, caller)
         self.runs = Runs(channel, caller)
         self.jobs = Jobs(channel, caller)
+        self.actions = Actions(channel, caller)
         self.server = Server(channel, caller)
 
     def with_timeout(self, timeout: float | None) -> Client:

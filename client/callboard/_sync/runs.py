@@ -305,7 +305,7 @@ class Runs:
         *,
         request_id: str | None = None,
     ) -> RespondResponse:
-        """Answers actions, some or all that are open: all answers are taken or none.
+        """Answers several actions at once, all or none; `client.actions` answers one.
 
         Args:
             thread_id: Any thread of the session.

@@ -130,6 +130,9 @@ def _hint(error: errors.CallboardError) -> str:
 
 
 _HINTS = {
+    "ACTION_ALREADY_ANSWERED": "callboard actions",
+    "ACTION_CLOSED": "callboard actions",
+    "ACTION_NOT_FOUND": "callboard actions",
     "AGENT_NOT_FOUND": "callboard agents",
     "ASSISTANT_NOT_FOUND": "callboard agents",
     "ASSISTANT_REQUIRED": "name an agent: callboard agents",

@@ -62,6 +62,11 @@ def call_gist(call: ToolCall) -> str:
     return one_line(f"{call.name} {call.arguments_json}")
 
 
+def action_gist(action: Action) -> str:
+    """What an action asks: the question, or the tool call that it is about."""
+    return one_line(action.question) or call_gist(action.tool_call)
+
+
 def notice_gist(notice: Notice) -> str:
     """What a notice says about a job."""
     return f"{notice.agent} {state_word(notice.state)}: {notice.task}"
@@ -140,10 +145,6 @@ def _step(step: StepRecorded) -> str:
     return f"{'/'.join([*step.parents, f'{step.name}#{step.occurrence}'])} = {step.result_json}"
 
 
-def _action(action: Action) -> str:
-    return action.question or call_gist(action.tool_call)
-
-
 def _answer(response: ActionResponse) -> str:
     match response.WhichOneof("response"):
         case "permission":
@@ -187,7 +188,7 @@ _GISTS: dict[str, Callable[[Any], str]] = {
     "step_recorded": _step,
     "custom": lambda custom: f"{custom.name} {custom.data_json}",
     "claim_voided": lambda voided: f"claim {voided.claim_epoch}",
-    "action_raised": lambda raised: _action(raised.action),
+    "action_raised": lambda raised: action_gist(raised.action),
     "action_answered": lambda answered: _answer(answered.response),
     "action_closed": lambda closed: closed.reason,
     "job_launched": lambda launched: f"{launched.agent}: {launched.task}",

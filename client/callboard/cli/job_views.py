@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from callboard import TERMINAL_STATES, Job, Progress, RunState, Usage, WaitingFor, text_of
+from callboard import TERMINAL_STATES, Job, Progress, RunState, Usage, text_of
 from callboard.cli.durations import format_duration
 from callboard.cli.gists import progress_gist, short
 from callboard.cli.output import local_time, one_line, printable
 from callboard.cli.states import state_text, state_word
 from callboard.cli.tables import Rows, cell, field_table
+from callboard.cli.waits import Asked, waiting_words
 
 _BAR_WIDTH = 16
+_REASON_WIDTH = 80
 
 
 def succeeded(job: Job) -> bool:
@@ -30,16 +32,16 @@ def error_of(job: Job) -> str:
     return f"job {job.job_id} {state_word(job.state)}{told}"
 
 
-def job_details(job: Job) -> RenderableType:
-    """All there is to know about a job, its result last."""
+def job_details(job: Job, asked: Asked) -> RenderableType:
+    """All there is to know about a job, its result last; `asked` is what waits for answers."""
     fields = field_table(
         [
             ("job", job.job_id),
             ("state", _state_and_time(job)),
+            ("why", waiting_words(job, asked)),
             ("agent", job.agent),
             ("task", job.task),
             ("progress", None if job.state in TERMINAL_STATES else progress_gist(job.progress)),
-            ("waits for", _waiting_words(job.waiting_for)),
             ("labels", ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))),
             ("parent", job.parent_thread_id),
             ("runs", str(job.run_count) if job.run_count > 1 else None),
@@ -54,13 +56,16 @@ def job_details(job: Job) -> RenderableType:
     return Group(fields, "", Text(printable(result))) if result else fields
 
 
-def job_table(jobs: Sequence[Job]) -> RenderableType:
-    """A line for each job."""
+def job_table(jobs: Sequence[Job], asked: Asked | None = None) -> RenderableType:
+    """A line for each job. Why it does not run has a column where any of them does not."""
     if not jobs:
         return Text("There are no jobs.", style="dim")
-    table = Rows("job", "state", "agent", "time", "task")
-    for job in jobs:
-        table.add(job.job_id, state_text(job.state), job.agent, running_time(job), job.task)
+    reasons = [waiting_words(job, asked) for job in jobs]
+    why = ["why"] if any(reasons) else []
+    table = Rows("job", "state", "agent", "time", *why, "task")
+    for job, reason in zip(jobs, reasons, strict=True):
+        words = [_shortened(reason)] if why else []
+        table.add(job.job_id, state_text(job.state), job.agent, running_time(job), *words, job.task)
     return table
 
 
@@ -81,7 +86,7 @@ def progress_table(jobs: Sequence[Job]) -> Rows:
 def progress_line(job: Job) -> str:
     """How far a job is, on a line."""
     finished = job.state in TERMINAL_STATES
-    gist = job.outcome.error.message if finished else progress_gist(job.progress)
+    gist = job.outcome.error.message if finished else _gist(job)
     return f"{job.job_id}  {state_word(job.state):<12}  {job.agent}  {one_line(gist)}".rstrip()
 
 
@@ -91,6 +96,10 @@ def running_time(job: Job) -> str:
         return ""
     end = job.end_time.ToNanoseconds() / 1e9 if job.HasField("end_time") else time.time()
     return format_duration(end - job.start_time.ToNanoseconds() / 1e9)
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _REASON_WIDTH else reason[: _REASON_WIDTH - 1] + "…"
 
 
 def _state_and_time(job: Job) -> Text:
@@ -103,8 +112,12 @@ def _state_and_time(job: Job) -> Text:
 def _progress_or_task(job: Job) -> Text:
     if job.state in TERMINAL_STATES:
         return cell(job.outcome.error.message or job.task, style="dim")
-    gist = cell(progress_gist(job.progress) or job.task)
+    gist = cell(_gist(job) or job.task)
     return Text.assemble(_bar(job.progress), "  ", gist) if job.progress.total else gist
+
+
+def _gist(job: Job) -> str:
+    return waiting_words(job) or progress_gist(job.progress)
 
 
 def _bar(progress: Progress) -> Text:
@@ -114,18 +127,6 @@ def _bar(progress: Progress) -> Text:
 
 def _timeout_words(job: Job) -> str:
     return format_duration(job.timeout.ToNanoseconds() / 1e9) if job.HasField("timeout") else ""
-
-
-def _waiting_words(waiting: WaitingFor) -> str:
-    kinds = {
-        WaitingFor.KIND_SLOT: f"a slot, {waiting.position} before it",
-        WaitingFor.KIND_THREAD: "runs before it on its thread",
-        WaitingFor.KIND_CHILDREN: f"{len(waiting.ids)} jobs of its own",
-        WaitingFor.KIND_TIMER: f"{local_time(waiting.until)}",
-        WaitingFor.KIND_ACTIONS: f"an answer to {', '.join(waiting.ids)}",
-        WaitingFor.KIND_REMOTE: "a remote server",
-    }
-    return kinds.get(waiting.kind, "")
 
 
 def _usage_words(usage: Usage) -> str:

@@ -15,6 +15,7 @@ from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.invocation import Cli, command, split_names
 from callboard.cli.job_views import error_of, job_details, job_table, succeeded
 from callboard.cli.output import note
+from callboard.cli.waits import open_actions
 from callboard.cli.watching import watch_jobs
 
 app = typer.Typer(name="jobs", help="Launch, redirect and watch jobs.")
@@ -68,8 +69,9 @@ def launch(
 
 @command(app)
 def get(cli: Cli, job_id: JobId) -> None:
-    """Show a job and, when it is finished, its result."""
-    cli.show(cli.client.jobs.get(job_id), job_details)
+    """Show a job: why it does not run, or what came of it."""
+    job = cli.client.jobs.get(job_id)
+    cli.show(job, lambda job: job_details(job, open_actions(cli.client, [job])))
 
 
 @command(app)
@@ -80,8 +82,8 @@ def update(
         list[str], typer.Argument(metavar="INSTRUCTIONS", help="What to do now.")
     ],
     delivery: Annotated[
-        Literal["interrupt", "enqueue"],
-        typer.Option(help="Stop what it does now, or let that end first."),
+        Literal["interrupt", "steer", "enqueue"],
+        typer.Option(help="Stop what it does now, tell it at its next step, or let it end first."),
     ] = "interrupt",
 ) -> None:
     """Redirect a job, or follow up a finished one. Its id stays."""
@@ -112,7 +114,7 @@ def list_(
     label: LabelOption = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first, and why they do not run."""
     with checks_arguments():
         jobs = cli.client.jobs.list(
             parent_thread_id=parent,
@@ -120,7 +122,7 @@ def list_(
             labels=_to_labels(label),
             page_size=min(limit, 1000),
         )
-    cli.show_all(islice(jobs, limit), job_table)
+    cli.show_all(islice(jobs, limit), lambda jobs: job_table(jobs, open_actions(cli.client, jobs)))
 
 
 @command(app)

@@ -38,10 +38,11 @@ def _details(info: ServerInfo) -> Table:
         [
             ("version", f"{info.version} ({info.contract_version})"),
             ("up since", local_time(info.start_time)),
-            ("store", f"{info.store}, {_megabytes(info.store_bytes)}"),
+            ("database", f"{info.store}, {_megabytes(info.store_bytes)}"),
             ("sessions", f"{counts.sessions:,} with {counts.threads:,} threads"),
             ("runs", ", ".join(f"{count:,} {state}" for state, count in runs.items())),
-            ("slots", f"{counts.slots_used} of {limits.slots} taken"),
+            ("slots", f"{counts.slots_used} of {limits.slots} used"),
+            ("queue", f"{counts.runs_queued:,} {'run' if counts.runs_queued == 1 else 'runs'}"),
             ("streams", f"{counts.streams_open:,} open"),
             ("loop lag", f"{lag:.0f} ms"),
             (

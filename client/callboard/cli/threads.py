@@ -17,7 +17,7 @@ from rich.text import Text
 from callboard import Message, OutOfRange, Role, Thread, ThreadState, archives, text_of, to_dict
 from callboard._enums import ThreadStateName
 from callboard.cli.failures import CommandError
-from callboard.cli.gists import blocks_gist
+from callboard.cli.gists import action_gist, blocks_gist
 from callboard.cli.invocation import Cli, command
 from callboard.cli.output import local_time, printable
 from callboard.cli.states import state_word
@@ -171,7 +171,7 @@ def _details(state: ThreadState) -> RenderableType:
             ("metadata", _json(to_dict(thread.metadata))),
             ("values", _json(to_dict(state.values), indent=2)),
             *(
-                ("waits for", action.question or action.tool_call.name)
+                ("waits for", f"{action_gist(action)}  {action.action_id}")
                 for action in state.pending_actions
             ),
         ]

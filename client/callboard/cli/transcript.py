@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from callboard import Delta, Event, Message, Role, RunState, text_of
-from callboard.cli.gists import call_gist, notice_gist, progress_gist
+from callboard.cli.gists import action_gist, call_gist, notice_gist, progress_gist
 from callboard.cli.output import Output, one_line, printable
 from callboard.cli.screen import Screen
 from callboard.v1.event_pb2 import RunFinished
@@ -55,8 +55,8 @@ class Transcript:
                 self._screen.show_status(progress_gist(item.run_progress.progress))
             case "action_raised":
                 action = item.action_raised.action
-                asked = action.question or call_gist(action.tool_call)
-                self._screen.write(f"? {one_line(asked)}\n", "yellow")
+                self._screen.write(f"? {action_gist(action)}\n", "yellow")
+                self._show_line(f"callboard respond {action.action_id}")
             case "run_finished":
                 self._show_end(item.run_finished)
 

@@ -1,0 +1,142 @@
+"""`callboard actions`, `callboard respond`: what waits for an answer, and answering it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from callboard import Action, Client, Run
+from callboard.cli.failures import CommandError, ExitCode, checks_arguments
+from callboard.cli.gists import action_gist, short
+from callboard.cli.invocation import Cli, command
+from callboard.cli.output import local_time
+from callboard.cli.states import state_word
+from callboard.cli.tables import Rows
+
+app = typer.Typer()
+
+_FLAGS = {
+    Action.KIND_QUESTION: "--answer",
+    Action.KIND_TOOL_PERMISSION: "--allow or --deny",
+    Action.KIND_CLIENT_TOOL: "--result",
+}
+"""How an action of each kind is answered."""
+_WORDS = {
+    Action.KIND_QUESTION: "an answer",
+    Action.KIND_TOOL_PERMISSION: "permission",
+    Action.KIND_CLIENT_TOOL: "a result",
+}
+
+
+@command(app)
+def actions(
+    cli: Cli,
+    thread: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only those of this thread, or job.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="Those of this whole session.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+) -> None:
+    """List what waits for an answer, oldest first. `callboard respond` answers."""
+    with checks_arguments():
+        found = cli.client.actions.list(thread, session_id=session, page_size=min(limit, 1000))
+    cli.show_all(islice(found, limit), _table)
+
+
+@command(app)
+def respond(
+    cli: Cli,
+    action_id: Annotated[str, typer.Argument(metavar="ACTION", help="The action's whole id.")],
+    allow: Annotated[bool, typer.Option("--allow", help="Let the tool run.")] = False,
+    deny: Annotated[
+        str | None, typer.Option(metavar="MESSAGE", help="Do not let the tool run; say why.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Answer a question: JSON, or plain text.")
+    ] = None,
+    result: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What a tool of the client returned.")
+    ] = None,
+) -> None:
+    """Answer what waits for an answer: a question, a permission, a tool of the client."""
+    if sum((allow, deny is not None, answer is not None, result is not None)) != 1:
+        raise _usage("give one of --allow, --deny, --answer and --result")
+    action = _find(cli.client, action_id)
+    client, kind = cli.client.actions, action.kind
+    if kind == Action.KIND_TOOL_PERMISSION and allow:
+        run = client.allow(action)
+    elif kind == Action.KIND_TOOL_PERMISSION and deny is not None:
+        run = client.deny(action, deny)
+    elif kind == Action.KIND_QUESTION and answer is not None:
+        with checks_arguments():
+            run = client.answer(action, _value(action, answer))
+    elif kind == Action.KIND_CLIENT_TOOL and result is not None:
+        run = client.result(action, result)
+    else:
+        raise _usage(f"this action waits for {_WORDS[kind]}: give {_FLAGS[kind]}")
+    cli.show(run, _answered)
+
+
+def _usage(message: str) -> CommandError:
+    return CommandError(message, hint="callboard respond --help", exit_code=ExitCode.USAGE)
+
+
+def _find(client: Client, action_id: str) -> Action:
+    """The open action with an id.
+
+    Raises:
+        CommandError: If there is none.
+    """
+    for action in client.actions.list(page_size=1000):
+        if action.action_id == action_id:
+            return action
+    raise CommandError(
+        f"no action {action_id} waits for an answer",
+        hint="callboard actions",
+        exit_code=ExitCode.NOT_FOUND,
+    )
+
+
+def _value(action: Action, text: str) -> Any:
+    """What somebody means who typed an answer: JSON where it is some, else text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    # 42 is a number, but not where text is asked for.
+    schema = json.loads(action.schema_json) if action.schema_json else None
+    wants_text = isinstance(schema, dict) and schema.get("type") == "string"
+    return text if wants_text and not isinstance(value, str) else value
+
+
+def _answered(run: Run) -> RenderableType:
+    return Text(f"answered; run {run.run_id}: {state_word(run.state)}")
+
+
+def _table(actions: Sequence[Action]) -> RenderableType:
+    if not actions:
+        return Text("Nothing waits for an answer.", style="dim")
+    table = Rows("action", "thread", "agent", "since", "waits for", "what")
+    for action in actions:
+        table.add(
+            action.action_id,
+            short(action.thread_id),
+            action.author,
+            local_time(action.create_time),
+            _WORDS.get(action.kind, ""),
+            _what(action),
+        )
+    return table
+
+
+def _what(action: Action) -> str:
+    late = f" (until {local_time(action.deadline)})" if action.HasField("deadline") else ""
+    return action_gist(action) + late
