@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from callboard.v1 import (
 )
 from callboard.v1.event_pb2 import Event
 from callboard_server.agents.registry import Registry
-from callboard_server.app import App, open_app
+from callboard_server.app import App, client_caller, open_app
 from callboard_server.config import ServerConfig
 from callboard_server.transport import GrpcServer
 from tests.robustness import validators
@@ -40,9 +40,32 @@ def settings(db: Path, **server: Any) -> dict[str, Any]:
 async def local(
     agents: Sequence[Any], db: Path, **server: Any
 ) -> AsyncIterator[callboard.AsyncClient]:
-    """The engine in this process, without a network."""
-    async with callboard.local(agents, db=db, config=settings(db, **server)) as client:
+    """The engine in this process, without a network. What fails is not tried again."""
+    async with tuned(agents, db, max_attempts=1, **server) as client:
         yield client
+
+
+@asynccontextmanager
+async def tuned(
+    agents: Sequence[Any],
+    db: Path,
+    *,
+    max_attempts: int = 3,
+    retry_pause: float = 0.01,
+    concurrency: int | None = None,
+    **server: Any,
+) -> AsyncIterator[callboard.AsyncClient]:
+    """As `local`, with agents that have settings."""
+    config = ServerConfig.model_validate(settings(db, **server))
+    registry = _registry(
+        agents, max_attempts=max_attempts, retry_pause=retry_pause, concurrency=concurrency
+    )
+    async with open_app(config, registry) as app:
+        yield app.client(client_caller("local"))
+
+
+def _registry(agents: Sequence[Any], **tuning: Any) -> Registry:
+    return Registry(replace(spec, **tuning) for spec in Registry.from_objects(agents))
 
 
 @dataclass(frozen=True)
@@ -80,9 +103,9 @@ class Served:
 
 @asynccontextmanager
 async def served(agents: Sequence[Any], db: Path, **server: Any) -> AsyncIterator[Served]:
-    """A gRPC server in this process."""
+    """A gRPC server in this process. What fails is not tried again."""
     config = ServerConfig.model_validate(settings(db, **server))
-    async with open_app(config, Registry.from_objects(agents)) as app:
+    async with open_app(config, _registry(agents, max_attempts=1)) as app:
         transport = GrpcServer(app.router, config.server.max_message_bytes)
         port = await transport.start("127.0.0.1", 0)
         try:
@@ -101,7 +124,8 @@ async def log_of(client: callboard.AsyncClient, thread_id: str) -> list[Event]:
 async def sound_log(client: callboard.AsyncClient, thread_id: str) -> list[Event]:
     """The whole log of a session in which all is over; it keeps every guarantee."""
     log = await log_of(client, thread_id)
-    assert validators.check_log(log) == []
+    problems = validators.check_log(log)
+    assert not problems, problems
     return log
 
 
