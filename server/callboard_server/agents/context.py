@@ -320,6 +320,9 @@ class Context:
     ) -> Any:
         """Asks somebody outside and waits for the answer, without a slot, for as long as it takes.
 
+        A tool that asks should be idempotent: the call of one that is not is closed as "outcome
+        unknown" when the server restarts meanwhile.
+
         Args:
             question: For people.
             schema: JSON Schema that the answer must fit; any JSON will do when left out.
@@ -377,25 +380,23 @@ class Context:
         """
         with self._step("gather"):
             tasks: list[asyncio.Task[T]] = []
-            self._work.branch(len(work) - 1)
+            branches = _Branches(self._work, len(work))
             try:
                 async with asyncio.TaskGroup() as group:
                     for position, branch in enumerate(work):
-                        tasks.append(group.create_task(self._branch(position, branch)))
+                        tasks.append(group.create_task(self._branch(branches, position, branch)))
             except BaseExceptionGroup as failures:
                 # Whoever runs the agent tells errors apart by type.
                 raise failures.exceptions[0] from None
-            finally:
-                self._work.branch(1)
         return [task.result() for task in tasks]
 
-    async def _branch(self, position: int, work: Coroutine[Any, Any, T]) -> T:
+    async def _branch(self, branches: _Branches, position: int, work: Coroutine[Any, Any, T]) -> T:
         try:
             with entered(f"branch#{position}"):
                 self._met.add(current_path())
                 return await work
         finally:
-            self._work.branch(-1)
+            branches.end_one()
 
     # Tools
 
@@ -424,6 +425,20 @@ class Context:
         )
         content = [ContentBlock(tool_result=result)]
         return await self._work.commit_message(Message(role=Role.ROLE_TOOL, content=content))
+
+
+class _Branches:
+    """Counts the branches of a gather: the code that began it is at work again with the last."""
+
+    def __init__(self, work: Work, count: int) -> None:
+        self._work = work
+        self._left = count
+        work.branch(max(count, 1) - 1)
+
+    def end_one(self) -> None:
+        self._left -= 1
+        if self._left:
+            self._work.branch(-1)
 
 
 def _step_event(path: tuple[str, ...], result_json: str) -> Event:
