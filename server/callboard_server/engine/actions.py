@@ -114,8 +114,12 @@ def _check_answer(action: Action, text: str, field: str) -> None:
 
 def wake_if_answered(tx: Transaction, run: RunRow) -> None:
     """Puts a run back in line that waits for actions of which none is open any more."""
-    waits = run.data.state == REQUIRES_ACTION
-    if waits and not any(row.state == ActionState.OPEN for row in tx.actions_of_run(run.key)):
+    if run.data.state != REQUIRES_ACTION:
+        return
+    # Questions that its code has given up on may be open still.
+    awaited = set(run.data.waiting_for.ids)
+    rows = (row for row in tx.actions_of_run(run.key) if row.data.action_id in awaited)
+    if not any(row.state == ActionState.OPEN for row in rows):
         line = ThreadLine(tx, run.thread)
         queue_again(tx, run, RunQueued.REASON_RESUMED)
         line.advance()
@@ -130,7 +134,7 @@ def close_all(tx: Transaction, run: RunRow, cause: ActionClosed.Cause.ValueType)
 
 
 def close_late(tx: Transaction, run: RunRow) -> None:
-    """Closes those actions of a run whose deadline has passed."""
+    """Closes those open actions of a run whose deadline has passed."""
     for row in tx.actions_of_run(run.key):
         if row.state == ActionState.OPEN and _is_late(tx, row.data):
             _close(tx, row, ActionClosed.CAUSE_DEADLINE)

@@ -17,7 +17,7 @@ from callboard.v1.message_pb2 import Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.steps import current_path
-from callboard_server.engine.actions import raise_action
+from callboard_server.engine.actions import close_late, raise_action
 from callboard_server.engine.creation import apply_patch
 from callboard_server.engine.ending import finish, finish_stopped, stopped
 from callboard_server.engine.lifecycle import (
@@ -103,7 +103,8 @@ class Execution:
         """The last message that this code has committed."""
         self._seen = 0
         """Up to which sequence of the log the code has read its thread."""
-        self._recorded: Recorded | None = None
+        # Under the first claim of a run nothing is recorded yet.
+        self._recorded = Recorded() if claim.run.claim_epoch == 1 else None
         self.closed = False
         """Whether this code has no more say in its run."""
         self.parked = False
@@ -163,6 +164,8 @@ class Execution:
 
     async def _write(self, change: Callable[[Transaction], T]) -> T:
         while True:
+            # Code may go on that has given up what it waited for.
+            await self._unpark()
             if self._failure is not None:
                 raise self._failure
             epoch = self.run.claim_epoch
@@ -172,7 +175,6 @@ class Execution:
                 if not self.parked and self.run.claim_epoch == epoch:
                     raise
                 # The run was woken while a branch of it was writing: the next claim may.
-                await self._at_work.wait()
 
     def _held(self, tx: Transaction) -> RunRow:
         return held(tx, self.claim.tenant, self.run.run_id, self.run.claim_epoch)
@@ -206,7 +208,6 @@ class Execution:
 
         Where the run was asked to stop, that is how it ends.
         """
-        await self._unpark()
         events = [*self._take_posted(), *self._cut_off_messages(), *last_words]
         if not outcome.HasField("result") and self.last_message is not None:
             outcome.result.CopyFrom(self.last_message)
@@ -228,7 +229,6 @@ class Execution:
 
     async def retry(self, error: RunError, pause: float) -> None:
         """Counts the attempt as failed and lets the run go on after a pause, in seconds."""
-        await self._unpark()
         events = [*self._take_posted(), *self._discarded_messages()]
 
         def change(tx: Transaction) -> None:
@@ -259,7 +259,12 @@ class Execution:
                 queue_again(tx, run, RunQueued.REASON_DRAINED)
                 line.advance()
 
-        await self._write(change)
+        try:
+            # Not by way of _write: a run that waits need not be woken for this.
+            await self._store.write(change)
+        except Fenced:
+            self.close()
+            raise
         self.close()
 
     def close(self) -> None:
@@ -347,9 +352,7 @@ class Execution:
         if len(waiters) >= self._branches:
             over = await self._try_to_park(waiters)
         else:
-            if self._posted:
-                await self.commit()
-            over = await self._store.read(lambda reader: self._over(reader, waiters))
+            over = await self._look(waiters)
         for waiter in over:
             self._waiters.remove(waiter)
             if not waiter.over.done():
@@ -366,6 +369,21 @@ class Execution:
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._changed.wait()
+
+    async def _look(self, waiters: Sequence[_Waiter]) -> list[_Waiter]:
+        """Returns those that need wait no more, while the run stays at work."""
+        if self._posted:
+            await self.commit()
+        if any(self._is_late(waiter) for waiter in waiters):
+            await self._write(lambda tx: close_late(tx, self._held(tx)))
+        return await self._store.read(lambda reader: self._over(reader, waiters))
+
+    def _is_late(self, waiter: _Waiter) -> bool:
+        """Whether the deadline of the actions that a branch waits for has passed."""
+        waiting_for = waiter.waiting_for
+        if waiting_for.kind != WaitingFor.KIND_ACTIONS or not waiting_for.HasField("until"):
+            return False
+        return waiting_for.until.ToNanoseconds() / 1e9 <= self._store.now()
 
     def _over(self, reader: Reader, waiters: Sequence[_Waiter]) -> list[_Waiter]:
         tenant, session, now = self.claim.tenant, self.claim.session_key, self._store.now()
@@ -417,15 +435,16 @@ class Execution:
         """Raises an action and waits for the answer; None where it was closed without one."""
         posted = self._take_posted()
 
-        def change(tx: Transaction) -> None:
+        def change(tx: Transaction) -> Action:
             run = self._held(tx)
             _record_all(tx, run, posted)
-            raise_action(tx, run, action, self.actor)
+            return raise_action(tx, run, action, self.actor).data
 
-        await self._write(change)
-        waiting_for = WaitingFor(kind=WaitingFor.KIND_ACTIONS, ids=[action.action_id])
-        if action.HasField("deadline"):
-            waiting_for.until.CopyFrom(action.deadline)
+        # One that was raised before has its deadline from then.
+        raised = await self._write(change)
+        waiting_for = WaitingFor(kind=WaitingFor.KIND_ACTIONS, ids=[raised.action_id])
+        if raised.HasField("deadline"):
+            waiting_for.until.CopyFrom(raised.deadline)
         await self.wait(waiting_for)
         row = await self._store.read(
             lambda reader: reader.action(self.claim.session_key, action.action_id)

@@ -165,14 +165,15 @@ class Workers:
             job.cancel_timers()
             self._parked[run_key] = job
             self._slot_freed()
+            if self._draining:
+                self._let_go(job)
 
     def end(self, run_key: int) -> None:
         """Takes note that a run has ended: code of it that waits has nothing to wait for."""
         self._stopped_early.discard(run_key)
         job = self._parked.pop(run_key, None)
         if job is not None:
-            job.execution.close()
-            job.interrupt()
+            self._let_go(job)
 
     def stop(self, run_key: int) -> None:
         """Takes note that a run was asked to stop."""
@@ -193,6 +194,11 @@ class Workers:
             if job.execution.awaits_jobs:
                 job.execution.notify()
 
+    def _let_go(self, job: _Job) -> None:
+        """Ends the code of a run that waits, without a word from it."""
+        job.execution.close()
+        job.interrupt()
+
     # Draining
 
     async def drain(self) -> None:
@@ -200,8 +206,7 @@ class Workers:
         self._draining = True
         waiting = list(self._parked.values())
         for job in waiting:
-            job.execution.close()
-            job.interrupt()
+            self._let_go(job)
         await self._all_ended()
         for job in self._at_work.values():
             job.interrupt()
