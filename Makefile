@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PORT   ?= 50051
 DB     ?= callboard.db
+KILLS  ?= 300
 # More words for pytest, such as ARGS="-k watch -x".
 ARGS   ?=
 
@@ -15,7 +16,7 @@ run: export CALLBOARD_TASK = $(value TASK)
 run: export CALLBOARD_DIR = $(value DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test tools lint format type protos drift contract check bench clean
+.PHONY: help run serve test tools polyglot lint format type protos drift contract check crash bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,7 +28,7 @@ run: .venv/.server ## Watch a story: TASK="what to do" DIR=folder give it your o
 serve: .venv/.server ## Start a server with the example agents: PORT=50051 DB=callboard.db
 	@$(BIN)/callboard serve --config examples/callboard.toml --port "$(PORT)" --db "$(DB)"
 
-test: .venv/.dev tools ## Run the tests: ARGS="-k watch -x" goes to pytest
+test: .venv/.dev tools polyglot ## Run the tests: ARGS="-k watch -x" goes to pytest
 	@PATH="$(CURDIR)/.tools:$$PATH" $(BIN)/pytest -n 2 $(ARGS)
 
 tools: ## Install grpcurl, which some tests call, into .tools
@@ -37,6 +38,13 @@ tools: ## Install grpcurl, which some tests call, into .tools
 		GOBIN="$(CURDIR)/.tools" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v$(GRPCURL_VERSION); \
 	else echo "Go is not installed, so there is no grpcurl."; false; \
 	fi || if [ "$${CI:-}" = true ]; then exit 1; else echo "Tests that call grpcurl will be skipped."; fi
+
+polyglot: ## Install what examples/polyglot needs, from its lock file
+	@cd examples/polyglot && if [ node_modules/.package-lock.json -nt package-lock.json ]; then :; \
+	elif command -v npm >/dev/null; then \
+		echo "Installing the packages of examples/polyglot"; npm ci --loglevel=error >/dev/null; \
+	else echo "Node.js is not installed, so there is no npm."; false; \
+	fi || if [ "$${CI:-}" = true ]; then exit 1; else echo "Tests in JavaScript will be skipped."; fi
 
 lint: .venv/.dev ## Check style and format
 	@$(BIN)/ruff check
@@ -66,6 +74,9 @@ contract: .venv/.dev ## Check the protos: style, format, nothing broken since th
 	@scripts/breaking
 
 check: lint type drift contract test ## Check everything, as CI does
+
+crash: .venv/.dev ## Kill servers while clients work, and count what was lost: KILLS=300
+	@$(BIN)/python -m tests.robustness.crash --kills "$(KILLS)"
 
 bench: .venv/.dev ## Measure, beside a bare gRPC server and langgraph dev: ARGS="--no-peer"
 	@$(BIN)/python -m benchmarks $(ARGS)
