@@ -1,46 +1,81 @@
-"""Agents for servers that are killed."""
+"""Agents for servers that are killed. What they do outside of the log, they write into a file."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.tools import tool
 
 PAUSE = 0.02
+STEPS = 4
 
 
-async def look_up(what: str) -> str:
+def leave_trace(ctx: Context | SyncContext, work: str) -> None:
+    """Writes down that something was done: a line that outlives the process."""
+    line = json.dumps([ctx.run.run_id, ctx.run.claim_epoch, work])
+    with (ctx.workspace / "traces").open("a") as file:
+        file.write(f"{line}\n")
+
+
+def _leave_trace_of_tool(ctx: Context, name: str, what: str) -> None:
+    leave_trace(ctx, f"tool {name} {json.dumps({'what': what})}")
+
+
+async def look_up(ctx: Context, what: str) -> str:
     """Looks something up.
 
     Args:
+        ctx: The run.
         what: What to look up.
     """
+    _leave_trace_of_tool(ctx, "look_up", what)
     await asyncio.sleep(PAUSE)
     return f"found {what}"
 
 
-async def _measure(number: int) -> dict[str, int]:
+@tool(idempotent=True)
+async def count_letters(ctx: Context, what: str) -> int:
+    """Counts letters.
+
+    Args:
+        ctx: The run.
+        what: Where to count.
+    """
+    _leave_trace_of_tool(ctx, "count_letters", what)
     await asyncio.sleep(PAUSE)
-    return {"step": number}
+    return len(what)
+
+
+async def _measure(ctx: Context, number: int) -> int:
+    leave_trace(ctx, f"step measure#{number + 1}")
+    await asyncio.sleep(PAUSE)
+    return number
 
 
 async def stepper(ctx: Context) -> str:
     """Works in steps and tells of each."""
-    for number in range(4):
-        result = await ctx.step("measure", _measure, number)
-        await ctx.progress("measuring", current=number + 1, total=4)
-        await ctx.say(f"measured {result['step']}")
+    for number in range(STEPS):
+        result = await ctx.step("measure", _measure, ctx, number)
+        await ctx.progress("measuring", current=number + 1, total=STEPS)
+        await ctx.say(f"measured {result}")
         await ctx.merge_values({"measured": number, f"at{number}": True})
     return f"measured it all: {await ctx.input()}"
+
+
+def _nap(ctx: SyncContext, number: int) -> None:
+    leave_trace(ctx, f"step nap {number}#1")
+    time.sleep(PAUSE)
 
 
 def plain(ctx: SyncContext) -> str:
     """Works in a thread."""
     for number in range(3):
         ctx.emit("tick", number)
-        ctx.step(f"nap {number}", time.sleep, PAUSE)
-    return "rested"
+        ctx.step(f"nap {number}", _nap, ctx, number)
+    return f"rested: {ctx.input()}"
 
 
 async def steady(ctx: Context) -> str:
@@ -57,9 +92,13 @@ async def leaky(ctx: Context) -> None:
 
 async def parent(ctx: Context) -> str:
     """Launches two jobs and waits for them."""
-    jobs = [await ctx.jobs.launch("stepper", f"part {number}") for number in range(2)]
+    task = await ctx.input()
+    jobs = [
+        await ctx.jobs.launch("stepper", f"part {number} of {task}", notify="none")
+        for number in range(2)
+    ]
     done = await ctx.client.jobs.wait([job.job_id for job in jobs])
-    return f"{len(done)} parts"
+    return f"{len(done)} parts: {task}"
 
 
 def blocking(ctx: SyncContext) -> None:

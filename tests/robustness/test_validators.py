@@ -128,16 +128,16 @@ def test_a_lost_or_foreign_event_is_caught() -> None:
 
 def test_an_event_that_a_crash_took_back_is_caught() -> None:
     log = sound_log()
-    assert list(validators.atomic(log[:-1], log)) == ["event 11 was seen and is not in the log"]
+    assert list(validators.durable(log[:-1], log)) == ["event 11 was seen and is not in the log"]
     changed = sound_log()
     changed[3].attempt = 9
-    assert "otherwise" in "".join(validators.atomic(log, changed))
+    assert "otherwise" in "".join(validators.durable(log, changed))
 
 
 def test_a_launch_in_pieces_is_caught() -> None:
     log = sound_log()
     log[2].time.seconds = 7
-    assert list(validators.atomic(log, [])) == ["the launch at 2 is not whole"]
+    assert list(validators.atomic(log)) == ["the launch at 2 is not whole"]
 
 
 def test_a_reading_that_repeats_or_skips_after_its_cursor_is_caught() -> None:

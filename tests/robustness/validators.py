@@ -5,19 +5,33 @@ Each returns the problems that it finds, a line for each; a history without any 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from callboard.v1.event_pb2 import Event
-from callboard.v1.lifecycle_pb2 import RunState
+from callboard.v1.job_pb2 import Job
+from callboard.v1.lifecycle_pb2 import MultitaskStrategy, RunState
+from callboard.v1.message_pb2 import Role
 from callboard.v1.run_pb2 import Delta, EventFrame
 
 Matches = Callable[[Event], bool]
 
+_CONCURRENT = MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT
+
 _STOPS_RUNNING = ("run_finished", "run_queued", "run_waiting")
-_OF_THE_SERVER = ("run_cancel_requested", *_STOPS_RUNNING)
+_OF_THE_SERVER = (
+    "run_cancel_requested",
+    "run_input_added",
+    "action_answered",
+    "action_closed",
+    *_STOPS_RUNNING,
+)
 """What others than the claim's own code write about a run."""
+_INPUT = ("message_added", "values_merged")
+"""What a run is given, also while it is at work."""
 
 
 def everything(event: Event) -> bool:
@@ -70,14 +84,18 @@ def reliable(
             yield f"event {event.sequence} came unasked"
 
 
-def atomic(log: Sequence[Event], seen: Sequence[Event]) -> Iterator[str]:
-    """What was seen is in the log for good, and what was written together is there together."""
+def durable(log: Sequence[Event], seen: Iterable[Event]) -> Iterator[str]:
+    """What was seen is in the log for good, as it was seen."""
     kept = {event.sequence: event for event in log}
     for event in seen:
         if event.sequence not in kept:
             yield f"event {event.sequence} was seen and is not in the log"
         elif kept[event.sequence] != event:
             yield f"event {event.sequence} was seen otherwise than it is in the log"
+
+
+def atomic(log: Sequence[Event]) -> Iterator[str]:
+    """What was written together is there together."""
     for position, event in enumerate(log):
         if event.HasField("job_launched"):
             near = log[max(0, position - 1) : position + 3]
@@ -86,17 +104,28 @@ def atomic(log: Sequence[Event], seen: Sequence[Event]) -> Iterator[str]:
                 yield f"the launch at {event.sequence} is not whole"
 
 
-def resumable(log: Sequence[Event], readings: Sequence[Sequence[EventFrame]]) -> Iterator[str]:
+def resumable(
+    log: Sequence[Event],
+    readings: Sequence[Sequence[EventFrame]],
+    *,
+    after: int = 0,
+    matches: Matches = everything,
+) -> Iterator[str]:
     """Readings, each from the cursor that the one before handed out last, come to the whole log."""
-    cursor = 0
+    cursor = after
     seen: list[Event] = []
     for frames in readings:
         for event in events_of(frames):
             if event.sequence <= cursor:
                 yield f"event {event.sequence} came again after the cursor {cursor}"
             seen.append(event)
-        cursor = max([cursor, *(frame.through_sequence for frame in frames)])
-    yield from reliable(log, seen, through=cursor)
+        cursor = last_cursor(frames, cursor)
+    yield from reliable(log, seen, after=after, through=cursor, matches=matches)
+
+
+def last_cursor(frames: Iterable[EventFrame], after: int) -> int:
+    """The cursor that a reading handed out last."""
+    return max([after, *(frame.through_sequence for frame in frames)])
 
 
 def bookmarkable(
@@ -107,6 +136,8 @@ def bookmarkable(
     matches: Matches = everything,
 ) -> Iterator[str]:
     """Every frame says up to where everything that matches was sent, and that is true."""
+    wanted = iter([e.sequence for e in log if e.sequence > after and matches(e)])
+    following = next(wanted, None)
     sent: set[int] = set()
     through = after
     for number, frame in enumerate(frames):
@@ -117,9 +148,10 @@ def bookmarkable(
         for event in frame.events:
             if event.sequence > through:
                 yield f"frame {number} says {through} and holds {event.sequence}"
-        for event in log:
-            if after < event.sequence <= through and matches(event) and event.sequence not in sent:
-                yield f"frame {number} says {through}, but {event.sequence} was not sent"
+        while following is not None and following <= through:
+            if following not in sent:
+                yield f"frame {number} says {through}, but {following} was not sent"
+            following = next(wanted, None)
 
 
 def terminal_last(log: Sequence[Event], *, unfinished: Iterable[str] = ()) -> Iterator[str]:
@@ -146,24 +178,179 @@ def terminal_last(log: Sequence[Event], *, unfinished: Iterable[str] = ()) -> It
 def fenced(log: Sequence[Event]) -> Iterator[str]:
     """Claims have growing epochs, only the last writes, and a thread has one run at work."""
     epochs: dict[str, int] = defaultdict(int)
-    at_work: dict[str, str] = {}
+    at_work: dict[str, set[str]] = defaultdict(set)
+    beside: set[str] = set()
     for event in log:
-        run, kind = event.run_id, event.WhichOneof("payload")
+        run, kind, busy = event.run_id, event.WhichOneof("payload"), at_work[event.thread_id]
         if not run:
             continue
+        if kind == "run_created" and event.run_created.multitask_strategy == _CONCURRENT:
+            beside.add(run)
         if kind == "run_started":
             if event.claim_epoch != epochs[run] + 1:
                 yield f"run {run} was claimed with epoch {event.claim_epoch} after {epochs[run]}"
             epochs[run] = event.claim_epoch
-            if event.thread_id in at_work:
-                yield f"run {run} started while {at_work[event.thread_id]} was at work"
-            at_work[event.thread_id] = run
+            for other in busy - beside if run not in beside else ():
+                yield f"run {run} started while {other} was at work"
+            busy.add(run)
+        elif kind in _INPUT and not event.claim_epoch:
+            continue
         elif event.claim_epoch != epochs[run]:
             yield f"event {event.sequence} has epoch {event.claim_epoch}, not {epochs[run]}"
-        elif epochs[run] and at_work.get(event.thread_id) != run and kind not in _OF_THE_SERVER:
+        elif epochs[run] and run not in busy and kind not in _OF_THE_SERVER:
             yield f"event {event.sequence} was written while run {run} was not at work"
-        if kind in _STOPS_RUNNING and at_work.get(event.thread_id) == run:
-            del at_work[event.thread_id]
+        if kind in _STOPS_RUNNING:
+            busy.discard(run)
+
+
+def started_by(log: Iterable[Event], workers: Mapping[str, int]) -> Iterator[str]:
+    """No server claims anything behind the sequence at which another had taken over.
+
+    Args:
+        log: The log.
+        workers: By worker id, the last sequence at which it may have claimed.
+    """
+    for event in log:
+        worker = event.run_started.worker_id
+        if worker in workers and event.sequence > workers[worker]:
+            yield f"event {event.sequence} is a claim of {worker}, which lost the file before"
+
+
+class Effect(NamedTuple):
+    """Something that code of an agent did outside of the log."""
+
+    run_id: str
+    claim_epoch: int
+    work: str
+    """The step (`step name#occurrence`) or the tool (`tool name arguments`) that did it."""
+
+
+def step_work(name: str, occurrence: int) -> str:
+    """Names what a step does."""
+    return f"step {name}#{occurrence}"
+
+
+def tool_work(name: str, arguments: Mapping[str, object]) -> str:
+    """Names what a tool does with its arguments."""
+    return f"tool {name} {json.dumps(arguments, sort_keys=True)}"
+
+
+def done_once(log: Sequence[Event], effects: Iterable[Effect]) -> Iterator[str]:
+    """What was recorded is never done again, and nothing is recorded that was not done."""
+    recorded, started = _recorded(log), _started(log)
+    claims: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for effect in effects:
+        claims[effect.run_id, effect.work].append(effect.claim_epoch)
+    for key, epochs in claims.items():
+        run, work = key
+        for epoch, count in Counter(epochs).items():
+            if count > 1:
+                yield f"{work} of run {run} was done {count} times in claim {epoch}"
+            if epoch > recorded.get(key, epoch):
+                yield f"{work} of run {run} was recorded and done again in claim {epoch}"
+            if work.startswith("tool") and epoch < started.get(key, epoch + 1):
+                yield f"{work} of run {run} ran in claim {epoch} and was not announced"
+    for key, epoch in recorded.items():
+        if epoch not in claims[key]:
+            yield f"{key[1]} of run {key[0]} is recorded by claim {epoch}, which did not do it"
+
+
+def _recorded(log: Iterable[Event]) -> dict[tuple[str, str], int]:
+    """By run and work, the claim that recorded its result."""
+    found: dict[tuple[str, str], int] = {}
+    calls: dict[str, str] = {}
+    for event in log:
+        if event.HasField("step_recorded"):
+            step = event.step_recorded
+            found[event.run_id, step_work(step.name, step.occurrence)] = event.claim_epoch
+        if event.HasField("tool_started"):
+            call = event.tool_started.call
+            calls[call.tool_call_id] = tool_work(call.name, json.loads(call.arguments_json))
+        for block in event.message_added.message.content:
+            result = block.tool_result
+            if result.tool_call_id in calls and not result.outcome_unknown and not result.is_error:
+                found[event.run_id, calls[result.tool_call_id]] = event.claim_epoch
+    return found
+
+
+def _started(log: Iterable[Event]) -> dict[tuple[str, str], int]:
+    """By run and tool, the claim that announced it."""
+    found: dict[tuple[str, str], int] = {}
+    for event in log:
+        if event.HasField("tool_started"):
+            call = event.tool_started.call
+            work = tool_work(call.name, json.loads(call.arguments_json))
+            found.setdefault((event.run_id, work), event.claim_epoch)
+    return found
+
+
+def started_once(log: Sequence[Event]) -> Iterator[str]:
+    """A tool that may not be repeated is started once, and every call has one result at the most.
+
+    A model is not called again while the calls of its last answer are open.
+    """
+    started: Counter[str] = Counter()
+    results: Counter[str] = Counter()
+    open_calls: dict[str, set[str]] = defaultdict(set)
+    for event in log:
+        if event.HasField("tool_started") and not event.tool_started.idempotent:
+            started[event.tool_started.call.tool_call_id] += 1
+        message, calls = event.message_added.message, open_calls[event.run_id]
+        if message.role == Role.ROLE_ASSISTANT and calls:
+            yield f"event {event.sequence} is an answer, and {len(calls)} calls were open"
+        for block in message.content:
+            if block.HasField("tool_call"):
+                calls.add(block.tool_call.tool_call_id)
+            elif block.HasField("tool_result"):
+                calls.discard(block.tool_result.tool_call_id)
+                results[block.tool_result.tool_call_id] += 1
+    for call, count in [*started.items(), *results.items()]:
+        if count > 1:
+            yield f"tool call {call} was started, or has a result, {count} times"
+
+
+class Input(NamedTuple):
+    """Something that a client sent and that the server said it took."""
+
+    text: str
+    thread_id: str
+    run_id: str
+
+
+def inputs_of(log: Iterable[Event]) -> Iterator[tuple[str, Event]]:
+    """What was said to the threads of a log from outside, with the events that say it."""
+    for event in log:
+        message = event.message_added.message
+        if message.role == Role.ROLE_USER and not message.notice_id:
+            yield "".join(block.text.text for block in message.content), event
+
+
+def acknowledged(logs: Iterable[Sequence[Event]], inputs: Iterable[Input]) -> Iterator[str]:
+    """Everything that the server took is there, where it said."""
+    found = {
+        Input(text, event.thread_id, event.run_id) for log in logs for text, event in inputs_of(log)
+    }
+    for each in inputs:
+        if each not in found:
+            yield f"{each.text!r} was taken for run {each.run_id} and is not in the log"
+
+
+def taken_once(logs: Iterable[Sequence[Event]]) -> Iterator[str]:
+    """Nothing was taken twice, where every request has a text of its own."""
+    texts = Counter(text for log in logs for text, _ in inputs_of(log))
+    for text, count in texts.items():
+        if count > 1:
+            yield f"{text!r} was taken {count} times"
+
+
+def jobs_in_order(seen: Sequence[Job]) -> Iterator[str]:
+    """A watch never goes back, neither in its sequences nor from an end to the same run at work."""
+    for before, job in pairwise(seen):
+        if job.sequence < before.sequence:
+            yield f"job {job.job_id} came as of {job.sequence} after {before.sequence}"
+        over = before.state >= RunState.RUN_STATE_SUCCEEDED
+        if over and job.run_id == before.run_id and job.state != before.state:
+            yield f"job {job.job_id} was over and came as {RunState.Name(job.state)}"
 
 
 def gapless(deltas: Sequence[Delta], *, started: bool = True) -> Iterator[str]:
@@ -177,13 +364,27 @@ def gapless(deltas: Sequence[Delta], *, started: bool = True) -> Iterator[str]:
         ends[block] = delta.offset + len(delta.text.encode())
 
 
+def replaced(log: Iterable[Event], deltas: Sequence[Delta]) -> Iterator[str]:
+    """What was streamed of a message is how the message begins that replaced it."""
+    texts: dict[tuple[str, int], str] = defaultdict(str)
+    for delta in deltas:
+        if delta.kind == Delta.KIND_TEXT:
+            texts[delta.message_id, delta.index] += delta.text
+    messages = {e.message_added.message.message_id: e.message_added.message for e in log}
+    for (message_id, index), text in texts.items():
+        content = messages[message_id].content if message_id in messages else ()
+        if content and not content[index].text.text.startswith(text):
+            yield f"block {index} of message {message_id} was streamed otherwise than it is"
+
+
 def check_log(log: Sequence[Event], *, unfinished: Iterable[str] = ()) -> list[str]:
     """All that a log alone can show."""
     return [
         *without_holes(log),
         *terminal_last(log, unfinished=unfinished),
         *fenced(log),
-        *atomic(log, []),
+        *atomic(log),
+        *started_once(log),
     ]
 
 
@@ -198,18 +399,18 @@ def check_reading(
     """All that one reading shows against the log.
 
     Args:
-        log: the whole log, from 1.
-        frames: what came.
-        after: where the reading began.
-        matches: what was asked for.
-        complete: whether the reading went on to the end of the log.
+        log: The whole log, from 1.
+        frames: What came.
+        after: Where the reading began.
+        matches: What was asked for.
+        complete: Whether the reading went on to the end of the log.
     """
     seen = events_of(frames)
-    through = None if complete else max([after, *(frame.through_sequence for frame in frames)])
+    through = None if complete else last_cursor(frames, after)
     return [
         *ordered(seen),
         *unique(seen),
         *reliable(log, seen, after=after, through=through, matches=matches),
         *bookmarkable(log, frames, after=after, matches=matches),
-        *atomic(log, seen),
+        *durable(log, seen),
     ]

@@ -1,31 +1,38 @@
-"""Serves a configuration anew for each line on standard input: run_servers.py CONFIG DB.
+"""Runs `callboard serve` anew for each line on standard input.
 
-A line is a port. Each server is forked from this process, which has imported all that it
-needs, and prints its process id and its port once it takes calls. The next line is read when it is
-gone.
+A line is a JSON object: the command line's `arguments`, and the `fault` to arm. Each server is
+forked from this process, which has loaded all that it needs. What is told on standard output, an
+object a line: the `pid` of a server, what it says itself once it takes calls, and the `status` with
+which it ended. The next line is read then.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
 import sys
-from pathlib import Path
 
-from callboard_server.config import load_config
-from callboard_server.serve import serve
+from callboard.cli import main
+from callboard.cli.app import run
+from callboard_server import faults, serve
+
+LOADED = (run, serve)
 
 
-def main(config: Path, db: str) -> None:
+def tell(**facts: int) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def follow_orders() -> None:
     for line in sys.stdin:
-        if child := os.fork():
-            os.waitpid(child, 0)
-            continue
-        settings = load_config(config, {"db": db, "port": int(line)})
-        asyncio.run(serve(settings, config.parent, lambda _, port: print(os.getpid(), port)))
-        return
+        order = json.loads(line)
+        child = os.fork()
+        if not child:
+            faults.arm(order["fault"])
+            sys.exit(main(order["arguments"]))
+        tell(pid=child)
+        tell(status=os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    main(Path(sys.argv[1]), sys.argv[2])
+    follow_orders()
