@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,8 @@ from callboard_server.config import ServerConfig
 from callboard_server.transport import GrpcServer
 from tests.robustness import validators
 
+Agents = Sequence[Any] | Mapping[str, Any]
+
 
 def settings(db: Path, **server: Any) -> dict[str, Any]:
     """A configuration that waits neither for the disk nor for agents."""
@@ -37,9 +39,7 @@ def settings(db: Path, **server: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def local(
-    agents: Sequence[Any], db: Path, **server: Any
-) -> AsyncIterator[callboard.AsyncClient]:
+async def local(agents: Agents, db: Path, **server: Any) -> AsyncIterator[callboard.AsyncClient]:
     """The engine in this process, without a network. What fails is not tried again."""
     async with tuned(agents, db, max_attempts=1, **server) as client:
         yield client
@@ -47,7 +47,7 @@ async def local(
 
 @asynccontextmanager
 async def tuned(
-    agents: Sequence[Any],
+    agents: Agents,
     db: Path,
     *,
     max_attempts: int = 3,
@@ -64,7 +64,7 @@ async def tuned(
         yield app.client(client_caller("local"))
 
 
-def _registry(agents: Sequence[Any], **tuning: Any) -> Registry:
+def _registry(agents: Agents, **tuning: Any) -> Registry:
     return Registry(replace(spec, **tuning) for spec in Registry.from_objects(agents))
 
 
@@ -102,7 +102,7 @@ class Served:
 
 
 @asynccontextmanager
-async def served(agents: Sequence[Any], db: Path, **server: Any) -> AsyncIterator[Served]:
+async def served(agents: Agents, db: Path, **server: Any) -> AsyncIterator[Served]:
     """A gRPC server in this process. What fails is not tried again."""
     config = ServerConfig.model_validate(settings(db, **server))
     async with open_app(config, _registry(agents, max_attempts=1)) as app:
