@@ -233,12 +233,12 @@ async def test_06_a_stream_of_201_events_resumes_at_every_position_without_loss(
 ) -> None:
     async with served([chatty], tmp_path / "jobs.db") as server:
         run = await server.client.runs.create("chatty", "go")
-        live = [item async for item in _events(server, run.thread_id, 0)]
+        live = await _session_stream(server, run.thread_id, 0)
         log = await sound_log(server.client, run.thread_id)
         assert len(log) == EVENTS
         assert live == log
         for position in range(EVENTS + 1):
-            seen = [event async for event in _events(server, run.thread_id, position)]
+            seen = await _session_stream(server, run.thread_id, position)
             assert seen == log[position:], f"after {position}"
 
 
@@ -249,35 +249,31 @@ async def test_06_a_reader_that_leaves_after_every_event_loses_none_of_a_run_at_
         run = await server.client.runs.create("chatty", "go")
         seen: list[Event] = []
         while len(seen) < EVENTS:
-            call = server.threads.StreamEvents(
-                StreamEventsRequest(
-                    thread_id=run.thread_id,
-                    scope=EVENT_SCOPE_SESSION,
-                    after_sequence=seen[-1].sequence if seen else 0,
-                )
-            )
-            async with asyncio.timeout(PATIENCE):
-                events = [e async for e in _first_event(call)]
-            seen.extend(events)
-            call.cancel()
+            after = seen[-1].sequence if seen else 0
+            seen.append(await _first_event(server, run.thread_id, after))
         assert seen == await sound_log(server.client, run.thread_id)
 
 
-async def _first_event(call: FrameCall) -> AsyncIterator[Event]:
-    async for frame in call:
-        if frame.events:
-            yield frame.events[0]
-            return
-
-
-async def _events(server: Served, thread_id: str, after: int) -> AsyncIterator[Event]:
+async def _session_stream(server: Served, thread_id: str, after: int) -> list[Event]:
     stream = server.client.threads.stream(
         thread_id, scope="session", after_sequence=after, until="done"
     )
-    async with stream as items:
-        async for item in items:
-            assert isinstance(item, Event)
-            yield item
+    async with asyncio.timeout(PATIENCE):
+        return [item async for item in stream if isinstance(item, Event)]
+
+
+async def _first_event(server: Served, thread_id: str, after: int) -> Event:
+    """Reads one event and leaves, in the middle of a frame where there are more in it."""
+    request = StreamEventsRequest(
+        thread_id=thread_id, scope=EVENT_SCOPE_SESSION, after_sequence=after
+    )
+    call: FrameCall = server.threads.StreamEvents(request)
+    async with asyncio.timeout(PATIENCE):
+        while isinstance(frame := await call.read(), EventFrame):
+            if frame.events:
+                call.cancel()
+                return frame.events[0]
+    raise AssertionError(f"the stream ended after {after}")
 
 
 ENDINGS = [SUCCEEDED, FAILED, TIMED_OUT, CANCELLED, SUPERSEDED]
@@ -318,6 +314,7 @@ async def test_07_streams_end_with_a_terminal_event_of_its_own_that_is_replayed(
 
 
 async def _run_stream(server: Served, run: Run, after: int) -> list[Event]:
+    """Reads a run's events to its end, which has to come."""
     stream = server.client.threads.stream(run_id=run.run_id, after_sequence=after)
     async with asyncio.timeout(PATIENCE):
         events = [item async for item in stream if isinstance(item, Event)]
