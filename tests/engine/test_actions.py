@@ -30,10 +30,11 @@ from callboard_server.agents.context import Context, SyncContext
 from callboard_server.agents.errors import NoAnswer
 from callboard_server.agents.tools import Policy, client_tool, tool
 from callboard_server.store.sqlite import admin
-from tests.support.gates import PATIENCE, Gates
+from tests.support.gates import Gates
 from tests.support.parking import (
     REQUIRES_ACTION,
     finished,
+    happened,
     open_actions,
     reply,
     respond,
@@ -210,10 +211,7 @@ async def test_an_answer_may_name_any_thread_of_the_session(tmp_path: Path) -> N
     async with served([parent, asker], tmp_path / "jobs.db", slots=1) as server:
         client = server.client
         run = await client.runs.create("parent", "go")
-        async with asyncio.timeout(PATIENCE):
-            async for event in client.threads.stream(run.thread_id, scope="session"):
-                if event.HasField("action_raised"):
-                    break
+        await happened(client, run, "action_raised")
         assert [action async for action in client.threads.actions(run.thread_id)] == []
         [action] = [a async for a in client.threads.actions(run.thread_id, scope="session")]
         assert [action] == [a async for a in client.threads.actions()]
@@ -402,11 +400,8 @@ async def test_an_answer_reaches_a_branch_while_another_is_at_work(tmp_path: Pat
     async with served([both], tmp_path / "jobs.db") as server:
         client = server.client
         run = await client.runs.create("both", "go")
-        async with asyncio.timeout(PATIENCE):
-            async for event in client.threads.stream(run.thread_id):
-                if event.HasField("action_raised"):
-                    await respond(client, event.action_raised.action, "yes")
-                    break
+        raised = await happened(client, run, "action_raised")
+        await respond(client, raised.action_raised.action, "yes")
         assert await result_of(client, run) == "['yes', 'worked']"
         assert (await client.runs.get(run.run_id)).claim_epoch == 1
 
@@ -423,18 +418,9 @@ async def test_an_agent_may_lose_patience(tmp_path: Path) -> None:
     async with served([impatient], tmp_path / "jobs.db", slots=1) as server:
         client = server.client
         run = await client.runs.create("impatient", "go")
-
-        first = await the_action(client, run)
-        second = None
-        async with asyncio.timeout(PATIENCE):
-            async for event in client.threads.stream(run.thread_id):
-                raised = event.action_raised.action
-                if event.HasField("action_raised") and raised.action_id != first.action_id:
-                    second = raised
-                if second and event.HasField("run_waiting"):
-                    break
-        assert second is not None
-        await respond(client, second, "yes")
+        second = await happened(client, run, "action_raised", times=2)
+        await happened(client, run, "run_waiting", times=2)
+        await respond(client, second.action_raised.action, "yes")
         assert await result_of(client, run) == "heard yes"
         texts = [text_of(m) async for m in client.threads.messages(run.thread_id)]
         assert texts == ["go", "too slow", "heard yes"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from callboard import AsyncClient, RunState
-from callboard.v1.event_pb2 import Action, ActionResponse
+from callboard.v1.event_pb2 import Action, ActionResponse, Event
 from callboard.v1.run_pb2 import Run
 from tests.support.gates import PATIENCE
 from tests.support.waiting import until
@@ -49,3 +50,15 @@ def reply(action: Action, answer: object) -> ActionResponse:
 async def respond(client: AsyncClient, action: Action, answer: object) -> None:
     """Answers a question."""
     await client.runs.respond(action.thread_id, [reply(action, answer)])
+
+
+async def happened(client: AsyncClient, run: Run, kind: str, times: int = 1) -> Event:
+    """The event of a kind in a run's session, once it was written so many times."""
+    stream = client.threads.stream(run.thread_id, scope="session")
+    async with asyncio.timeout(PATIENCE):
+        async for item in stream:
+            if isinstance(item, Event) and item.WhichOneof("payload") == kind:
+                times -= 1
+                if not times:
+                    return item
+    raise AssertionError(f"the stream ended without {kind}")
