@@ -157,7 +157,7 @@ class AsyncJobs:
             request_id: Makes repeats of your own safe; made by the client when left out.
 
         Returns:
-            The job with its new run.
+            The job with its new run; with "steer", the one that it has, if it can take them.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
