@@ -315,6 +315,16 @@ CASES: list[tuple[str, Callable[[Any], Any], ProtoMessage]] = [
         run_pb2.RespondRequest(thread_id="t", responses=[ALLOW], request_id="r"),
     ),
     (
+        "ListActions",
+        lambda c: c.actions.list("t", page_size=7),
+        thread_pb2.ListActionsRequest(thread_id="t", page_size=7),
+    ),
+    (
+        "ListActions",
+        lambda c: c.actions.list(session_id="s"),
+        thread_pb2.ListActionsRequest(thread_id="s", scope=thread_pb2.EVENT_SCOPE_SESSION),
+    ),
+    (
         "LaunchJob",
         lambda c: c.jobs.launch(
             "bot",
@@ -453,6 +463,9 @@ async def test_arguments(
         (lambda c: c.runs.create("bot", "x", start_after=datetime(2026, 7, 1)), "no time zone"),
         (lambda c: c.runs.create("bot", ["x", 5]), r"input\[1\]: int is not a message"),
         (lambda c: c.runs.stream("bot", {"role": "user"}), 'a message has "role" and "content"'),
+        (lambda c: c.actions.answer(callboard.Action(), {1, 2}), "value: .*set is not JSON"),
+        (lambda c: c.actions.answer(callboard.Action(), float("nan")), "value: Out of range"),
+        (lambda c: c.actions.list("t", session_id="s"), "give only one of them"),
         (
             lambda c: c.threads.create({"role": "boss", "content": "x"}),
             r"messages\.role: 'boss' is not one of",
