@@ -79,6 +79,7 @@ def check(
     verdict.doubled += validators.done_once(everything, effects)
     verdict.doubled += validators.taken_once(logs.values())
     verdict.lost += validators.acknowledged(logs.values(), history.inputs)
+    verdict.broken += validators.left_out(logs.values(), history.refused, history.forgotten)
     for reading in history.readings:
         _check_reading(verdict, by_thread.get(reading.thread_id, []), reading)
     for jobs in history.watched:
@@ -92,7 +93,7 @@ def check(
 
 def _check_log(verdict: Verdict, log: Sequence[Event]) -> None:
     verdict.lost += validators.without_holes(log)
-    verdict.doubled += validators.started_once(log)
+    verdict.doubled += [*validators.started_once(log), *validators.asked_once(log)]
 
 
 def _doubts(log: Sequence[Event]) -> list[str]:

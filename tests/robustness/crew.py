@@ -49,8 +49,34 @@ async def count_letters(ctx: Context, what: str) -> int:
     return len(what)
 
 
-async def _measure(ctx: Context, number: int) -> int:
-    leave_trace(ctx, f"step measure#{number + 1}")
+@tool(idempotent=True)
+async def hand_over(ctx: Context, what: str) -> str:
+    """Hands work over to another agent.
+
+    Args:
+        ctx: The run.
+        what: What to do.
+    """
+    job = await ctx.jobs.launch("plain", f"part 0 of hand over {what}", notify="none")
+    _leave_trace_of_tool(ctx, "hand_over", what)
+    await asyncio.sleep(PAUSE)
+    return f"handed over to {job.agent}"
+
+
+@tool(policy="ask")
+async def blow_up(ctx: Context, what: str) -> str:
+    """Blows something up.
+
+    Args:
+        ctx: The run.
+        what: What to blow up.
+    """
+    _leave_trace_of_tool(ctx, "blow_up", what)
+    return f"blew up {what}"
+
+
+async def _measure(ctx: Context, number: int, parents: str = "") -> int:
+    leave_trace(ctx, f"step {parents}measure#{number + 1}")
     await asyncio.sleep(PAUSE)
     return number
 
@@ -63,6 +89,55 @@ async def stepper(ctx: Context) -> str:
         await ctx.say(f"measured {result}")
         await ctx.merge_values({"measured": number, f"at{number}": True})
     return f"measured it all: {await ctx.input()}"
+
+
+async def asker(ctx: Context) -> str:
+    """Asks what it needs to know, between two steps."""
+    await ctx.step("measure", _measure, ctx, 0)
+    answer = await ctx.ask("How many?", schema={"type": "integer"})
+    await ctx.step("measure", _measure, ctx, 1)
+    return f"{answer}: {await ctx.input()}"
+
+
+async def sleeper(ctx: Context) -> str:
+    """Sleeps between its steps."""
+    for number in range(2):
+        await ctx.step("measure", _measure, ctx, number)
+        await ctx.sleep(PAUSE)
+    return f"slept: {await ctx.input()}"
+
+
+async def boss(ctx: Context) -> str:
+    """Launches two jobs and waits for them without a slot."""
+    task = await ctx.input()
+    jobs = [
+        await ctx.jobs.launch("plain", f"part {number} of {task}", notify="none")
+        for number in range(2)
+    ]
+    done = await ctx.jobs.wait(*jobs)
+    return f"{len(done)} parts: {task}"
+
+
+async def crowd(ctx: Context) -> str:
+    """Works in three branches side by side."""
+    done = await ctx.gather(*(_branch(ctx, number) for number in range(3)))
+    return f"{sum(done)}: {await ctx.input()}"
+
+
+async def _branch(ctx: Context, number: int) -> int:
+    path = f"gather#1/branch#{number}/"
+    await ctx.step("measure", _measure, ctx, 0, path)
+    await ctx.sleep(PAUSE * number)
+    return await ctx.step("measure", _measure, ctx, 1, path)
+
+
+async def flaky(ctx: Context) -> str:
+    """Fails at its first attempt, behind its first step."""
+    await ctx.step("measure", _measure, ctx, 0)
+    if ctx.run.attempt == 1:
+        raise OSError("not today")
+    await ctx.step("measure", _measure, ctx, 1)
+    return f"done at last: {await ctx.input()}"
 
 
 def _nap(ctx: SyncContext, number: int) -> None:

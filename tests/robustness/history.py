@@ -46,6 +46,10 @@ class History:
 
     inputs: list[Input] = field(default_factory=list)
     """What the server said it took."""
+    refused: list[str] = field(default_factory=list)
+    """What the server said it did not take."""
+    forgotten: set[str] = field(default_factory=set)
+    """Threads that were deleted."""
     readings: list[Reading] = field(default_factory=list)
     watched: list[list[Job]] = field(default_factory=list)
     """What each watch of a job showed."""
@@ -55,6 +59,13 @@ class History:
     def took(self, text: str, thread_id: str, run_id: str = "") -> None:
         """Takes note that the server took something."""
         self.inputs.append(Input(text, thread_id, run_id))
+
+    def forget(self, thread_id: str) -> None:
+        """Takes note that the server deleted a thread with all that is in it."""
+        self.forgotten.add(thread_id)
+        self.inputs = [each for each in self.inputs if each.thread_id != thread_id]
+        self.readings = [each for each in self.readings if each.thread_id != thread_id]
+        self.sequences.pop(thread_id, None)
 
     def named(self, thread_id: str, sequence: int) -> None:
         """Takes note of a sequence that the server named."""

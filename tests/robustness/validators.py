@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from callboard.v1.event_pb2 import Event
+from callboard.v1.event_pb2 import Event, StepRecorded
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy, RunState
 from callboard.v1.message_pb2 import Role
@@ -32,6 +32,10 @@ _OF_THE_SERVER = (
 """What others than the claim's own code write about a run."""
 _INPUT = ("message_added", "values_merged")
 """What a run is given, also while it is at work."""
+
+
+_SLEEP = "sleep"
+"""The step that a sleep records; it does nothing outside of the log."""
 
 
 def everything(event: Event) -> bool:
@@ -222,12 +226,12 @@ class Effect(NamedTuple):
     run_id: str
     claim_epoch: int
     work: str
-    """The step (`step name#occurrence`) or the tool (`tool name arguments`) that did it."""
+    """The step (`step parents/name#occurrence`) or the tool (`tool name arguments`) that did it."""
 
 
-def step_work(name: str, occurrence: int) -> str:
+def step_work(step: StepRecorded) -> str:
     """Names what a step does."""
-    return f"step {name}#{occurrence}"
+    return f"step {'/'.join((*step.parents, f'{step.name}#{step.occurrence}'))}"
 
 
 def tool_work(name: str, arguments: Mapping[str, object]) -> str:
@@ -260,9 +264,8 @@ def _recorded(log: Iterable[Event]) -> dict[tuple[str, str], int]:
     found: dict[tuple[str, str], int] = {}
     calls: dict[str, str] = {}
     for event in log:
-        if event.HasField("step_recorded"):
-            step = event.step_recorded
-            found[event.run_id, step_work(step.name, step.occurrence)] = event.claim_epoch
+        if event.HasField("step_recorded") and event.step_recorded.name != _SLEEP:
+            found[event.run_id, step_work(event.step_recorded)] = event.claim_epoch
         if event.HasField("tool_started"):
             call = event.tool_started.call
             calls[call.tool_call_id] = tool_work(call.name, json.loads(call.arguments_json))
@@ -309,6 +312,26 @@ def started_once(log: Sequence[Event]) -> Iterator[str]:
             yield f"tool call {call} was started, or has a result, {count} times"
 
 
+def asked_once(log: Sequence[Event]) -> Iterator[str]:
+    """What a run asks for is asked once, and ends once, at the latest with the run."""
+    open_actions: dict[str, str] = {}
+    known: set[str] = set()
+    for event in log:
+        raised = event.action_raised.action.action_id
+        ended = event.action_answered.response.action_id or event.action_closed.action_id
+        if raised:
+            if raised in known:
+                yield f"action {raised} was raised twice"
+            known.add(raised)
+            open_actions[raised] = event.run_id
+        if ended and open_actions.pop(ended, None) is None:
+            yield f"action {ended} ended at {event.sequence} and was not open"
+        if event.HasField("run_finished"):
+            for action, run in open_actions.items():
+                if run == event.run_id:
+                    yield f"run {run} ended and left action {action} open"
+
+
 class Input(NamedTuple):
     """Something that a client sent and that the server said it took."""
 
@@ -333,6 +356,17 @@ def acknowledged(logs: Iterable[Sequence[Event]], inputs: Iterable[Input]) -> It
     for each in inputs:
         if each not in found:
             yield f"{each.text!r} was taken for run {each.run_id} and is not in the log"
+
+
+def left_out(
+    logs: Iterable[Sequence[Event]], refused: Iterable[str], deleted: Iterable[str]
+) -> Iterator[str]:
+    """What the server refused is not there, and what it deleted does not come back."""
+    whole = [event for log in logs for event in log]
+    for text in {text for text, _ in inputs_of(whole)} & set(refused):
+        yield f"{text!r} was refused and is in the log"
+    for thread_id in {event.thread_id for event in whole} & set(deleted):
+        yield f"thread {thread_id} was deleted and is there"
 
 
 def taken_once(logs: Iterable[Sequence[Event]]) -> Iterator[str]:
@@ -385,6 +419,7 @@ def check_log(log: Sequence[Event], *, unfinished: Iterable[str] = ()) -> list[s
         *fenced(log),
         *atomic(log),
         *started_once(log),
+        *asked_once(log),
     ]
 
 
