@@ -177,7 +177,7 @@ def test_an_unknown_agent_is_answered_with_those_that_exist(cli: Run) -> None:
         (["launch", "countdown", "1", "--timeout", "soon"], "write 30s, 5m or 1h30m"),
         (["launch", "countdown", "1", "--parent", "mother"], "parent_thread_id"),
         (["launch", "countdown"], "Missing argument"),
-        (["update", "id", "x", "--delivery", "steer"], "'interrupt', 'enqueue'"),
+        (["update", "id", "x", "--delivery", "now"], "'interrupt', 'steer', 'enqueue'"),
         (["list", "--state", "lazy"], '"running"'),
         (["list", "--limit", "0"], "--limit"),
         (["watch"], "either the ID of a job or --parent"),
