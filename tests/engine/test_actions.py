@@ -606,6 +606,64 @@ async def test_a_permission_is_not_asked_for_again_after_a_restart(
         assert (kinds.count("action_raised"), kinds.count("claim_voided")) == (1, 0)
 
 
+async def test_what_tools_ask_and_launch_is_theirs_alone_over_a_restart(
+    gates: Gates, tmp_path: Path
+) -> None:
+    """After a restart the second tool call is the first that runs: it is still the second."""
+
+    async def confirm(name: str, ctx: Context) -> str:
+        """Asks whether something is meant.
+
+        Args:
+            name: What.
+            ctx: The run.
+        """
+        job = await ctx.jobs.launch("quick", name)
+        await ctx.sleep(0)
+        answer = await ctx.ask(f"{name}?")
+        await ctx.jobs.wait(job)
+        return f"{name}: {answer}"
+
+    async def confirm_again(ctx: Context) -> str:
+        """Asks the same of something else."""
+        return await confirm("that", ctx)
+
+    (tmp_path / "confirm.toml").write_text(
+        """
+        [[rule]]
+        when = 'go'
+        example = 'go'
+        call = [{ tool = "confirm", arguments = { name = "this" } }]
+        [[rule]]
+        after = "confirm"
+        call = [{ tool = "confirm_again", arguments = {} }]
+        [[rule]]
+        after = "confirm_again"
+        say = "{result}"
+        """
+    )
+    tools = [tool(confirm, idempotent=True), tool(confirm_again, idempotent=True)]
+    careful = ChatAgent("offline:confirm.toml", tools=tools, base=tmp_path)
+    agents: Any = {"careful": careful, "quick": gates.quick}
+    async with served(agents, tmp_path / "jobs.db") as server:
+        run = await server.client.runs.create("careful", "go")
+        await respond(server.client, await the_action(server.client, run), "yes")
+        second = await happened(server.client, run, "action_raised", times=2)
+        assert (await the_action(server.client, run)).question == "that?"
+    async with served(agents, tmp_path / "jobs.db") as server:
+        client = server.client
+        assert await the_action(client, run) == second.action_raised.action
+        await respond(client, second.action_raised.action, "no")
+        assert await result_of(client, run) == "that: no"
+        assert [result for result, _ in tool_results(await messages_of(client, run))] == [
+            "this: yes",
+            "that: no",
+        ]
+        kinds = kinds_of(await log_of(client, run.thread_id))
+        assert kinds.count("action_raised") == 2
+        assert len([job async for job in client.jobs.list()]) == 2
+
+
 class Watched(ChatAgent):
     """Keeps what it saw of the conversation in the end."""
 

@@ -273,6 +273,19 @@ async def test_a_job_that_gets_new_instructions_is_waited_for_until_those_are_do
         assert await result_of(client, run) == "done: b"
 
 
+async def test_a_job_of_another_thread_is_not_waited_for(serve: Serve, gates: Gates) -> None:
+    async def nosy(ctx: Context) -> None:
+        await ctx.jobs.wait(await ctx.input())
+
+    async with serve(nosy, *gates.agents, slots=2) as server:
+        client = server.client
+        job = await client.jobs.launch("worker", "it")
+        ended = await finished(client, await client.runs.create("nosy", job.job_id))
+        assert ended.state == FAILED
+        assert "its own jobs only" in ended.outcome.error.message
+        await client.jobs.cancel(job.job_id)
+
+
 async def test_a_job_ends_while_another_branch_is_at_work(serve: Serve, gates: Gates) -> None:
     heard = asyncio.Event()
 
@@ -346,6 +359,35 @@ async def test_a_gather_within_a_gather_waits_when_all_its_branches_do(serve: Se
             run.thread_id, [reply(action, action.question.upper()) for action in actions]
         )
         assert await result_of(client, run) == "[\"['A', 'B']\", 'C']"
+
+
+async def test_a_run_does_not_wait_while_a_branch_of_it_is_between_two_gathers(
+    serve: Serve,
+) -> None:
+    first, second, arrived = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def nested(ctx: Context) -> str:
+        async def inner() -> None:
+            await ctx.gather(first.wait(), first.wait())
+            arrived.set()
+            await second.wait()
+
+        await ctx.gather(inner(), ctx.ask("Well?"))
+        return "done"
+
+    async with serve(nested) as server:
+        client = server.client
+        run = await client.runs.create("nested", "go")
+        raised = await happened(client, run, "action_raised")
+        first.set()
+        await arrived.wait()
+        assert (await client.runs.get(run.run_id)).state == RunState.RUN_STATE_RUNNING
+        second.set()
+        await parked(client, run)
+        await respond(client, raised.action_raised.action, 1)
+        assert await result_of(client, run) == "done"
+        kinds = kinds_of(await log_of(client, run.thread_id))
+        assert kinds.count("run_waiting") == 1
 
 
 async def test_a_branch_that_fails_ends_the_waits_of_the_others(serve: Serve) -> None:

@@ -217,7 +217,8 @@ class ChatAgent:
                 await ctx.tool_result(call, refusal, is_error=True)
                 return
             await ctx.tool_started(call, wanted.idempotent)
-        output = await run_tool(self._tools, call, ctx)
+        with ctx.within(call):
+            output = await run_tool(self._tools, call, ctx)
         await ctx.tool_result(call, output.text, is_error=output.is_error)
 
     async def _let_client_answer(self, ctx: Context, call: ToolCall) -> None:

@@ -37,7 +37,7 @@ from callboard.v1.message_pb2 import (
 )
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.errors import AgentError, NoAnswer
-from callboard_server.agents.steps import current_path, entered
+from callboard_server.agents.steps import current_path, entered, entered_anew
 from callboard_server.agents.threads import in_thread
 from callboard_server.ids import new_id
 from callboard_server.log.recorded import Recorded
@@ -409,8 +409,17 @@ class Context:
         event = Event()
         event.tool_started.call.CopyFrom(call)
         event.tool_started.idempotent = idempotent
-        _tool_call.set(call.tool_call_id)
         await self._work.commit(event)
+
+    @contextmanager
+    def within(self, call: ToolCall) -> Iterator[None]:
+        """Makes code run as a tool call: what it asks and launches is the call's, over crashes."""
+        token = _tool_call.set(call.tool_call_id)
+        try:
+            with entered_anew(f"{call.tool_call_id}#1"):
+                yield
+        finally:
+            _tool_call.reset(token)
 
     async def tool_result(
         self, call: ToolCall, text: str, is_error: bool = False, outcome_unknown: bool = False
@@ -547,8 +556,14 @@ class ContextJobs:
 
         Returns:
             The jobs as they stand then, in order.
+
+        Raises:
+            AgentError: One of them is no job of this thread: its end would wake nobody here.
         """
-        job_ids = [job if isinstance(job, str) else job.job_id for job in jobs]
+        known = [await self.get(job) if isinstance(job, str) else job for job in jobs]
+        if {job.parent_thread_id for job in known} - {self._work.run.thread_id}:
+            raise AgentError("A thread waits for its own jobs only, not for those of others.")
+        job_ids = [job.job_id for job in known]
         if job_ids:
             await self._work.wait(WaitingFor(kind=WaitingFor.KIND_CHILDREN, ids=job_ids, any=any))
         return [await self._client.jobs.get(job_id) for job_id in job_ids]

@@ -17,7 +17,20 @@ def current_path() -> tuple[str, ...]:
 @contextmanager
 def entered(name: str) -> Iterator[None]:
     """Makes code run one step deeper."""
-    token = _path.set((*_path.get(), name))
+    with _at(*_path.get(), name):
+        yield
+
+
+@contextmanager
+def entered_anew(name: str) -> Iterator[None]:
+    """Makes code run in a step that is the same one wherever it is taken."""
+    with _at(name):
+        yield
+
+
+@contextmanager
+def _at(*path: str) -> Iterator[None]:
+    token = _path.set(path)
     try:
         yield
     finally:
