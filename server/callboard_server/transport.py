@@ -21,6 +21,8 @@ from callboard_server.rpc import Call, Router, status_of
 HEADROOM = 1 << 20
 """How much more the transport takes than the server's limit, which has the better error."""
 
+REASON = "callboard-reason"
+"""The trailing metadata that names the reason of an error."""
 _REQUEST_ID = 128
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -167,12 +169,21 @@ def _call(caller: Caller, context: ServicerContext[bytes, bytes]) -> Call:
     return Call(caller, context.time_remaining(), request_id)
 
 
+class _Refusal(grpc.Status):
+    """The rich status of an error, and its reason in plain text for clients that read no more."""
+
+    def __init__(self, error: ServiceError) -> None:
+        rich = rpc_status.to_status(status_of(error))
+        self.code, self.details = rich.code, rich.details
+        self.trailing_metadata = (*rich.trailing_metadata, (REASON, error.reason_name))
+
+
 def _unary(router: Router, path: str, caller: Caller) -> Unary:
     async def handle(request: bytes, context: ServicerContext[bytes, bytes]) -> bytes:
         try:
             return await router.unary(path, request, _call(caller, context))
         except ServiceError as error:
-            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+            await context.abort_with_status(_Refusal(error))
             raise
 
     return handle
@@ -186,6 +197,6 @@ def _streaming(router: Router, path: str, caller: Caller) -> Stream:
             async for response in router.stream(path, request, _call(caller, context)):
                 yield response
         except ServiceError as error:
-            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+            await context.abort_with_status(_Refusal(error))
 
     return handle

@@ -20,7 +20,8 @@ def test_document_does_what_it_says(page: Path, tmp_path: Path) -> None:
     if reader.missing:
         names = ", ".join(sorted(reader.missing))
         problem = f"{page.name}: not everything was run, for there is no {names}: make tools"
-        assert os.environ.get("CI") != "true", problem
+        if os.environ.get("CI") == "true":
+            pytest.fail(problem)
         pytest.skip(problem)
 
 

@@ -373,7 +373,6 @@ async def test_09_a_message_after_a_cancel_is_not_taken_for_an_answer(server: Se
     assert await client.runs.get(stopped.run_id) == ended
 
 
-@pytest.mark.xfail(reason="a thread whose run waits is idle without thread_idle, and says not why")
 async def test_09_a_thread_whose_run_asks_says_so_and_not_that_it_ended(server: Served) -> None:
     run = await server.client.runs.create("asker", "begin")
     await asked(server, run)

@@ -6,7 +6,8 @@ Every reason for which a call or a run can fail.
 A failed call carries a google.rpc.Status in the trailing metadata "grpc-status-details-bin" with
 a google.rpc.ErrorInfo: domain "callboard.dev", reason the name of an ErrorReason without its
 prefix (for example "THREAD_BUSY"), metadata as each reason says. Beside it stand BadRequest
-(field paths), ResourceInfo, PreconditionFailure, RetryInfo and QuotaFailure where they fit.
+(field paths), ResourceInfo, PreconditionFailure, RetryInfo and QuotaFailure where they fit. The
+trailing metadata "callboard-reason" has the reason in plain text, too.
 """
 
 from google.protobuf import descriptor as _descriptor

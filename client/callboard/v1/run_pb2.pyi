@@ -491,7 +491,11 @@ Global___StreamEnd: _TypeAlias = StreamEnd  # noqa: Y015
 
 @_typing.final
 class EventFrame(_message.Message):
-    """What is ready on a stream: events first, then deltas of messages that come after them."""
+    """What is ready on a stream: events first, then deltas of messages that come after them.
+
+    A frame may hold no events: a cursor alone, or the end. Whoever deals with events one by one resumes
+    with the sequence of the last; through_sequence is the cursor behind all of the frame.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -501,7 +505,9 @@ class EventFrame(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     through_sequence: _builtins.int
-    """Every matching event up to this sequence was sent on this stream. The cursor to resume with."""
+    """Every matching event up to this sequence was sent on this stream, with those of this frame. The
+    cursor to resume with, once they are dealt with.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """Events, in order."""

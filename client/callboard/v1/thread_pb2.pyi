@@ -687,6 +687,7 @@ class ListEventsRequest(_message.Message):
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     thread_id: _builtins.str
     """The thread. Required."""
     scope: Global___EventScope.ValueType
@@ -701,6 +702,8 @@ class ListEventsRequest(_message.Message):
     """Which end comes first."""
     page_size: _builtins.int
     """How many at most; 100 when zero, 1,000 at most."""
+    run_id: _builtins.str
+    """Only those of this run of the thread. Goes without preset."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.EventKind.ValueType]:
         """Only these kinds; all when empty."""
@@ -715,10 +718,11 @@ class ListEventsRequest(_message.Message):
         after_sequence: _builtins.int = ...,
         order: Global___Order.ValueType = ...,
         page_size: _builtins.int = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "kinds", b"kinds", "order", b"order", "page_size", b"page_size", "preset", b"preset", "scope", b"scope", "thread_id", b"thread_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "kinds", b"kinds", "order", b"order", "page_size", b"page_size", "preset", b"preset", "run_id", b"run_id", "scope", b"scope", "thread_id", b"thread_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

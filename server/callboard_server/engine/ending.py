@@ -21,7 +21,7 @@ from callboard_server.engine.lifecycle import (
     queue_again,
     record,
 )
-from callboard_server.engine.line import ThreadLine
+from callboard_server.engine.line import ThreadLine, is_active
 from callboard_server.engine.waiting import jobs_over
 from callboard_server.ids import new_id
 from callboard_server.store.base import JobRow, RunRow, ThreadRow, Transaction
@@ -111,6 +111,7 @@ def finish(
         seen: Up to which sequence of the log it had read its thread.
     """
     check_move(run, state)
+    was_active = is_active(run)
     actions.close_all(tx, run, ActionClosed.CAUSE_RUN_OVER)
     run.ready, run.due_at, run.stop = False, None, 0
     event = Event(actor=actor)
@@ -118,20 +119,14 @@ def finish(
     event.run_finished.outcome.CopyFrom(outcome)
     event.run_finished.outcome.usage.CopyFrom(run.data.usage)
     record(tx, run, event)
-    line.thread.data.last_run_state = state
     line.thread.data.update_time.CopyFrom(event.time)
-    tx.save_thread(line.thread)
     if run.data.rolled_back:
         _roll_back(tx, run)
     if run.data.steered_sequence > seen and state in _WOKEN_BY:
         line.add(_follow(tx, run))
     elif run.thread.parent is not None:
         _wake_waiting(tx, run)
-    line.advance()
-    if not line.active:
-        idle = Event(actor=SERVER)
-        idle.thread_idle.last_run_state = state
-        tx.append(line.thread, idle)
+    line.leave(run, was_active=was_active)
 
 
 def _job_of(tx: Transaction, run: RunRow) -> JobRow | None:

@@ -400,7 +400,7 @@ class Execution:
             if over or run.stop:
                 return False, over
             park(tx, run, combined([waiter.waiting_for for waiter in waiters]))
-            line.advance()
+            line.leave(run)
             return True, over
 
         self.parked = True

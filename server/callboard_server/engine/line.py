@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy
-from callboard_server.engine.lifecycle import PARKED, QUEUED, RUNNING, Fenced, holds
+from callboard_server.engine.lifecycle import PARKED, QUEUED, RUNNING, SERVER, Fenced, holds
 from callboard_server.store.base import RunRow, ThreadRow, Transaction
 
 
@@ -33,6 +34,16 @@ class ThreadLine:
     def parked(self) -> list[RunRow]:
         """Runs that wait and are in nobody's way."""
         return [run for run in self.runs if run.data.state in PARKED]
+
+    def leave(self, run: RunRow, *, was_active: bool = True) -> None:
+        """Lets the thread go on without a run that ended, or waits; says so if it is idle now."""
+        self.thread.data.last_run_state = run.data.state
+        self._tx.save_thread(self.thread)
+        self.advance()
+        if was_active and not self.active:
+            idle = Event(actor=SERVER)
+            idle.thread_idle.last_run_state = run.data.state
+            self._tx.append(self.thread, idle)
 
     def advance(self) -> None:
         """Marks the runs whose turn it is as ready."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -16,7 +17,7 @@ from callboard_server import errors
 from callboard_server.engine.copying import Original, original_of, write_copy
 from callboard_server.engine.creation import NewThread, add_state, check_size, open_session
 from callboard_server.engine.deletion import delete_tree
-from callboard_server.engine.engine import Once, find_thread, once
+from callboard_server.engine.engine import Once, find_run, find_thread, once
 from callboard_server.engine.present import show_thread
 from callboard_server.ids import new_id
 from callboard_server.log.events import CONDENSED
@@ -182,6 +183,9 @@ class ThreadServicer(StateRpcs):
         check.uuid("thread_id", request.thread_id)
         check.enum(request, "order")
         _check_selection(check, request)
+        check.uuid("run_id", request.run_id, required=False)
+        if request.preset and request.run_id:
+            check.wrong("run_id", "goes without preset")
         check.done()
         limit = page_of_events(request)
         newest_first = request.order == pb.ORDER_NEWEST_FIRST
@@ -191,10 +195,14 @@ class ThreadServicer(StateRpcs):
             cursor, head = request.after_sequence, thread.session.head
             streams.check_cursor(thread.session, cursor)
             through = cursor - 1 if newest_first and cursor else head
+            wanted = selection(request, thread)
+            if request.run_id:
+                run = find_run(reader, call.caller.tenant, request.run_id)
+                wanted = replace(wanted, run=run.key)
             records = list(
                 reader.events(
                     thread.session.key,
-                    selection(request, thread),
+                    wanted,
                     after=0 if newest_first else cursor,
                     through=through,
                     limit=limit + 1,
