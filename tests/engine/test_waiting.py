@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -472,6 +473,42 @@ async def test_a_run_that_waits_is_cancelled_at_once(serve: Serve, gates: Gates,
         await finished(client, again)
         texts = [text_of(m) async for m in client.threads.messages(run.thread_id)]
         assert texts == ["go", "next", "done: next"]
+        await sound_log(client, run.thread_id)
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "drained"])
+async def test_the_thread_of_a_plain_function_that_waits_ends(serve: Serve, ends: str) -> None:
+    ended = threading.Event()
+
+    def asks(ctx: SyncContext) -> None:
+        try:
+            ctx.ask("Well?")
+        finally:
+            ended.set()
+
+    async with serve(asks) as server:
+        run = await parked(server.client, await server.client.runs.create("asks", "go"))
+        if ends == "cancelled":
+            await server.client.runs.cancel(run.run_id)
+            assert await asyncio.to_thread(ended.wait, PATIENCE)
+    assert await asyncio.to_thread(ended.wait, PATIENCE)
+
+
+async def test_a_run_is_cancelled_between_its_answer_and_its_turn(
+    serve: Serve, gates: Gates
+) -> None:
+    agents = Parked()
+    async with serve(*agents.agents, *gates.agents) as server:
+        client = server.client
+        run = await client.runs.create("asks", "go")
+        action = await the_action(client, run)
+        busy = await client.runs.create("worker", "busy")
+        await gates.entered("busy")
+        await respond(client, action, "yes")
+        assert (await client.runs.cancel(run.run_id)).state == CANCELLED
+        await gone(agents)
+        gates.open("busy")
+        await finished(client, busy)
         await sound_log(client, run.thread_id)
 
 

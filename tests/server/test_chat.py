@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from callboard.v1.error_pb2 import ErrorReason
-from callboard.v1.event_pb2 import ToolStarted
+from callboard.v1.event_pb2 import Action, ActionResponse, Permission, ToolStarted
 from callboard.v1.message_pb2 import (
     ContentBlock,
     Message,
@@ -25,7 +25,7 @@ from callboard.v1.message_pb2 import (
 from callboard.v1.run_pb2 import Run
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.errors import AgentError
-from callboard_server.agents.tools import Tool, tool
+from callboard_server.agents.tools import Tool, client_tool, tool
 from callboard_server.models.base import Answer, Model, ModelRequest, Piece, TextPiece
 from tests.server.doubles import Crash, RecordedWork, make_context, text_of, user
 
@@ -213,6 +213,53 @@ class TestRequest:
             await make_agent(Script(answer()))(make_context(RecordedWork(user("hi")), **config))
         assert problem in caught.value.message
         assert caught.value.reason == ErrorReason.ERROR_REASON_CONFIG_INVALID
+
+
+class TestPolicies:
+    def permission(self, allow: bool, why: str = "") -> ActionResponse:
+        return ActionResponse(permission=Permission(allow=allow, deny_message=why))
+
+    async def test_a_call_is_asked_for_before_it_runs(self) -> None:
+        work = RecordedWork(user("hi"))
+        work.answers = {"c1": self.permission(True), "c2": self.permission(False, "not that")}
+        calls = [call("c1"), call("c2")]
+        agent = make_agent(
+            Script(answer(*calls, stop_reason=USE), answer()), tool(add, policy="ask")
+        )
+        await agent(make_context(work))
+        assert {action.tool_call.tool_call_id for action in work.asked} == {"c1", "c2"}
+        assert {action.kind for action in work.asked} == {Action.KIND_TOOL_PERMISSION}
+        given = {each.tool_call_id: (each.text, each.is_error) for each in results(work.messages)}
+        assert given == {"c1": ("2", False), "c2": ("The call was denied: not that.", True)}
+        assert list(work.was_recorded.tools_started) == ["c1"]
+        assert work.branches == 1
+
+    async def test_a_denied_tool_is_not_even_asked_for(self) -> None:
+        work = RecordedWork(user("hi"))
+        agent = make_agent(
+            Script(answer(call("c1"), stop_reason=USE), answer()), tool(add, policy="deny")
+        )
+        await agent(make_context(work))
+        assert [each.text for each in results(work.messages)] == ["add may not be used."]
+        assert not work.asked
+
+    async def test_what_was_permitted_and_started_is_not_asked_for_again(self) -> None:
+        work = RecordedWork(user("hi"), committed(call("c1")))
+        work.was_recorded.tools_started = started("c1", idempotent=True)
+        agent = make_agent(Script(answer()), tool(add, policy="ask", idempotent=True))
+        await agent(make_context(work))
+        assert [each.text for each in results(work.messages)] == ["2"]
+        assert not work.asked
+
+    async def test_the_result_of_a_client_is_the_tools(self) -> None:
+        work = RecordedWork(user("hi"))
+        work.answers = {"c1": ActionResponse(tool_result=ToolResult(text="here"))}
+        position = client_tool("position", "Where?", {"type": "object"})
+        model = Script(answer(call("c1", "position"), stop_reason=USE), answer())
+        await make_agent(model, position)(make_context(work))
+        assert [(each.name, each.text) for each in results(work.messages)] == [("position", "here")]
+        assert [action.kind for action in work.asked] == [Action.KIND_CLIENT_TOOL]
+        assert model.requests[0].tools[0].name == "position"
 
 
 class TestModelFailures:
