@@ -279,3 +279,19 @@ async def test_rows_are_what_the_log_comes_to_and_a_restart_changes_nothing(
     assert admin.check(str(db)) == []
     async with local([writes, *gates.agents], db) as client:
         assert await state_of(client, past.thread_id) == expected
+
+
+@pytest.mark.xfail(reason="a run that was asked to stop is not asked again, to be taken back")
+async def test_a_run_that_is_about_to_stop_is_taken_back_too(
+    client: AsyncClient, gates: Gates
+) -> None:
+    run = await client.runs.create("stubborn", "first")
+    await gates.entered("first")
+    await client.runs.create(
+        "worker", "second", thread_id=run.thread_id, multitask_strategy="interrupt"
+    )
+    third = await client.runs.create(
+        "quick", "third", thread_id=run.thread_id, multitask_strategy="rollback"
+    )
+    await over(client, third)
+    assert await texts(client, run.thread_id) == ["third", "done: third"]

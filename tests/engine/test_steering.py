@@ -28,7 +28,7 @@ from callboard_server.agents.tools import tool
 from callboard_server.models.base import Answer, ModelRequest, Piece
 from tests.support.following import event_of, over
 from tests.support.gates import PATIENCE, Gates
-from tests.support.serving import kinds_of, local, log_of, sound_log
+from tests.support.serving import kinds_of, local, log_of, sound_log, tuned
 
 QUEUED, RUNNING = RunState.RUN_STATE_QUEUED, RunState.RUN_STATE_RUNNING
 SUCCEEDED, FAILED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_FAILED
@@ -200,6 +200,33 @@ async def test_what_a_run_that_timed_out_did_not_see_is_taken_up(
     [_, follower] = await runs_of(client, run.thread_id)
     assert follower.trigger == INBOX
     assert crew.seen == [["first"], ["first", "second"]]
+
+
+@pytest.mark.xfail(reason="Execution.retry and give_back end a run without what it has seen")
+async def test_what_a_run_has_seen_that_failed_when_it_timed_out_is_not_taken_up(
+    tmp_path: Path, crew: Crew
+) -> None:
+    looked = asyncio.Event()
+
+    async def bad_loser(ctx: Context) -> str:
+        await crew._stop()
+        await ctx.messages()
+        looked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError from None
+        return "never"
+
+    async with tuned([bad_loser], tmp_path / "jobs.db", retry_pause=0) as client:
+        run = await client.runs.create("bad_loser", "first", timeout=0.5)
+        await crew.has_arrived()
+        await steer(client, run, "second")
+        crew.bell.set()
+        await asyncio.wait_for(looked.wait(), PATIENCE)
+        [ended] = await runs_of(client, run.thread_id)
+        assert ended.state == TIMED_OUT
+        await sound_log(client, run.thread_id)
 
 
 async def test_nobody_is_woken_for_a_run_that_was_cancelled(
