@@ -244,6 +244,13 @@ CASES: list[tuple[str, Callable[[Any], Any], ProtoMessage]] = [
         ),
     ),
     (
+        "ListEvents",
+        lambda c: c.threads.events("t", run_id="r"),
+        thread_pb2.ListEventsRequest(
+            thread_id="t", run_id="r", order=thread_pb2.ORDER_OLDEST_FIRST
+        ),
+    ),
+    (
         "ListActions",
         lambda c: c.threads.actions("t", scope="session", page_size=7),
         thread_pb2.ListActionsRequest(

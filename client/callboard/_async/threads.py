@@ -330,6 +330,7 @@ class AsyncThreads:
         self,
         thread_id: str,
         *,
+        run_id: str | None = None,
         scope: ScopeName | int | None = None,
         kinds: Iterable[KindName | int] = (),
         preset: PresetName | int | None = None,
@@ -341,6 +342,7 @@ class AsyncThreads:
 
         Args:
             thread_id: The thread.
+            run_id: Only those of this run of the thread; goes without preset.
             scope: "thread" (the default), or "session" for those of the whole session.
             kinds: Only these kinds, for example `["message_added", "run_finished"]`.
             preset: "condensed", instead of kinds: of other threads only what a supervisor needs.
@@ -361,6 +363,7 @@ class AsyncThreads:
             after_sequence=after_sequence,
             order=enum_value(Order, order, "order"),
             page_size=page_size,
+            run_id=run_id or "",
         )
         return self._events(request)
 
