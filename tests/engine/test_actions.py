@@ -67,7 +67,7 @@ async def double_asker(ctx: Context) -> str:
 async def hasty(ctx: Context) -> str:
     """Asks a question that closes soon."""
     try:
-        return f"heard {await ctx.ask('Quick?', deadline=0.2)}"
+        return f"heard {await ctx.ask('Quick?', deadline=1.0)}"
     except NoAnswer:
         return "heard nothing"
 

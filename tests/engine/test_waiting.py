@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from callboard import AsyncClient, RunState, text_of, to_dict
-from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
@@ -67,10 +66,6 @@ async def result_of(client: AsyncClient, run: Run) -> str:
     return text_of(ended.outcome.result)
 
 
-def seconds(event: Event) -> float:
-    return event.time.ToNanoseconds() / 1e9
-
-
 # Sleeping
 
 
@@ -78,7 +73,7 @@ async def test_a_run_that_sleeps_waits_for_a_time_and_holds_nothing(
     serve: Serve, gates: Gates
 ) -> None:
     async def sleeper(ctx: Context) -> str:
-        await ctx.sleep(0.5)
+        await ctx.sleep(1)
         return "awake"
 
     async with serve(sleeper, *gates.agents) as server:
@@ -88,7 +83,7 @@ async def test_a_run_that_sleeps_waits_for_a_time_and_holds_nothing(
         assert run.state == WAITING
         assert run.waiting_for.kind == WaitingFor.KIND_TIMER
         until = run.waiting_for.until.ToNanoseconds() / 1e9
-        assert started + 0.4 < until < time.time() + 0.5
+        assert started + 0.9 < until < time.time() + 1
         assert (await client.threads.get(run.thread_id)).state == Thread.STATE_IDLE
         beside = await client.runs.create(
             "quick", "beside", thread_id=run.thread_id, multitask_strategy="reject"
@@ -132,16 +127,16 @@ async def test_sleeps_side_by_side_take_as_long_as_the_longest(serve: Serve) -> 
             await ctx.sleep(length)
             return length
 
-        return str(await ctx.gather(nap(0.3), nap(0.1), nap(0.2)))
+        return str(await ctx.gather(nap(0.6), nap(0.2), nap(0.4)))
 
     async with serve(sleeper) as server:
         client = server.client
         run = await client.runs.create("sleeper", "go")
-        assert await result_of(client, run) == "[0.3, 0.1, 0.2]"
+        assert await result_of(client, run) == "[0.6, 0.2, 0.4]"
         ended = await client.runs.get(run.run_id)
         took = ended.end_time.ToNanoseconds() - ended.start_time.ToNanoseconds()
-        assert 0.3 <= took / 1e9 < 0.6
-        assert ended.running_time.ToNanoseconds() / 1e9 < 0.2
+        assert 0.6 <= took / 1e9 < 1.2
+        assert ended.running_time.ToNanoseconds() / 1e9 < 0.6
 
 
 async def test_no_sleep_is_too_short(serve: Serve) -> None:
@@ -539,7 +534,7 @@ async def test_the_time_of_waiting_does_not_count_towards_the_timeout(serve: Ser
         assert ended.state == TIMED_OUT
         took = (ended.end_time.ToNanoseconds() - ended.start_time.ToNanoseconds()) / 1e9
         assert took > 0.9
-        assert 0.35 < ended.running_time.ToNanoseconds() / 1e9 < 0.8
+        assert 0.35 < ended.running_time.ToNanoseconds() / 1e9 < took - 0.5
         await sound_log(client, ended.thread_id)
 
 
@@ -592,7 +587,7 @@ async def test_a_sleep_does_not_start_anew_after_a_restart(serve: Serve) -> None
     async def sleeper(ctx: Context) -> str:
         visits.append("started")
         await ctx.say(f"visit {len(visits)}")
-        await ctx.sleep(0.8)
+        await ctx.sleep(1.5)
         return "awake"
 
     async with serve(sleeper) as server:
@@ -606,7 +601,9 @@ async def test_a_sleep_does_not_start_anew_after_a_restart(serve: Serve) -> None
         assert await result_of(client, run) == "awake"
         assert visits == ["started", "started"]
         ended = await client.runs.get(run.run_id)
-        assert until <= ended.end_time.ToNanoseconds() / 1e9 < until + 0.7
+        assert ended.end_time.ToNanoseconds() / 1e9 >= until
+        kinds = kinds_of(await log_of(client, run.thread_id))
+        assert kinds.count("step_recorded") == 1
         assert (ended.attempt, ended.claim_epoch) == (1, 2)
         texts = [text_of(m) async for m in client.threads.messages(run.thread_id)]
         assert texts == ["go", "visit 2", "awake"]
@@ -643,7 +640,7 @@ async def test_a_deadline_stays_what_it_was_over_a_restart(serve: Serve) -> None
     async def asker(ctx: Context) -> str:
         async def ask() -> str:
             try:
-                return str(await ctx.ask("Quick?", deadline=1.0))
+                return str(await ctx.ask("Quick?", deadline=2.0))
             except NoAnswer:
                 return "nothing"
 
@@ -805,16 +802,12 @@ async def test_a_run_that_waits_outlives_a_kill_of_its_server(
     await process.kill()
     await process.start()
     async with AsyncClient(process.address) as client:
-        again = await client.runs.get(run.run_id)
-        assert (again.state, again.waiting_for) == (run.state, run.waiting_for)
         for action in [a async for a in client.threads.actions(run.thread_id, scope="session")]:
             await respond(client, action, "yes")
         assert await result_of(client, run) == result
-        ended = await client.runs.get(run.run_id)
-        if way == "sleeps":
-            until = run.waiting_for.until.ToNanoseconds()
-            assert until <= ended.end_time.ToNanoseconds() < until + 1.9e9
         texts = [text_of(m) async for m in client.threads.messages(run.thread_id)]
         assert texts == ["go", "inside", "outside", result]
         kinds = kinds_of(await log_of(client, run.thread_id))
         assert kinds.count("action_raised") == (0 if way == "sleeps" else 1)
+        assert kinds.count("step_recorded") == (2 if way == "sleeps" else 1)
+        assert kinds.count("run_queued") == (2 if way == "waits" else 1)
