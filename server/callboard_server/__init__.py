@@ -8,7 +8,17 @@ return f"Hello, {await ctx.input()}!"
 
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context, SyncContext
-from callboard_server.agents.errors import AgentError, ToolError
-from callboard_server.agents.tools import Tool, tool
+from callboard_server.agents.errors import AgentError, NoAnswer, ToolError
+from callboard_server.agents.tools import Tool, client_tool, tool
 
-__all__ = ["AgentError", "ChatAgent", "Context", "SyncContext", "Tool", "ToolError", "tool"]
+__all__ = [
+    "AgentError",
+    "ChatAgent",
+    "Context",
+    "NoAnswer",
+    "SyncContext",
+    "Tool",
+    "ToolError",
+    "client_tool",
+    "tool",
+]

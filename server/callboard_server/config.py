@@ -102,8 +102,8 @@ class AgentSettings(_Section):
     """How many runs of one of its assistants compute at the same time."""
     max_attempts: PositiveInt = 3
     """How often a run is tried that fails unexpectedly."""
-    retry_pause: NonNegativeFloat = 1.0
-    """Seconds before the second attempt; twice as long before each further one."""
+    retry_pause: Annotated[float, Field(ge=0, le=60)] = 1.0
+    """Seconds before the second attempt; twice as long before each further one, up to 60."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> AgentSettings:

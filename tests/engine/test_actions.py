@@ -212,9 +212,9 @@ async def test_an_answer_may_name_any_thread_of_the_session(tmp_path: Path) -> N
         client = server.client
         run = await client.runs.create("parent", "go")
         await happened(client, run, "action_raised")
-        assert [action async for action in client.threads.actions(run.thread_id)] == []
-        [action] = [a async for a in client.threads.actions(run.thread_id, scope="session")]
-        assert [action] == [a async for a in client.threads.actions()]
+        assert [action async for action in client.actions.list(run.thread_id)] == []
+        [action] = [a async for a in client.actions.list(session_id=run.thread_id)]
+        assert [action] == [a async for a in client.actions.list()]
         assert action.thread_id != run.thread_id
         await client.runs.respond(run.thread_id, [reply(action, "yes")])
         assert await result_of(client, run) == "heard yes"

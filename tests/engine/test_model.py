@@ -31,6 +31,7 @@ from callboard.v1.lifecycle_pb2 import (
 )
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard.v1.run_pb2 import Run
+from callboard_server.agents.errors import Fenced
 from callboard_server.engine import actions, admission, ending, jobs, lifecycle
 from callboard_server.engine.creation import NewRun, NewThread, apply_patch, open_session
 from callboard_server.engine.lifecycle import (
@@ -46,7 +47,6 @@ from callboard_server.engine.lifecycle import (
     TIMED_OUT,
     TRANSITIONS,
     WAITING,
-    Fenced,
     timestamp,
 )
 from callboard_server.engine.line import ThreadLine, is_active, is_concurrent

@@ -281,7 +281,6 @@ async def test_rows_are_what_the_log_comes_to_and_a_restart_changes_nothing(
         assert await state_of(client, past.thread_id) == expected
 
 
-@pytest.mark.xfail(reason="a run that was asked to stop is not asked again, to be taken back")
 async def test_a_run_that_is_about_to_stop_is_taken_back_too(
     client: AsyncClient, gates: Gates
 ) -> None:

@@ -202,7 +202,6 @@ async def test_what_a_run_that_timed_out_did_not_see_is_taken_up(
     assert crew.seen == [["first"], ["first", "second"]]
 
 
-@pytest.mark.xfail(reason="Execution.retry and give_back end a run without what it has seen")
 async def test_what_a_run_has_seen_that_failed_when_it_timed_out_is_not_taken_up(
     tmp_path: Path, crew: Crew
 ) -> None:

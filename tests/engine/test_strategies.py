@@ -12,7 +12,7 @@ from callboard import AsyncClient, Conflict, RunState, text_of
 from callboard.v1.run_pb2 import Delta, Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.agents.context import Context
-from callboard_server.engine.lifecycle import Fenced
+from callboard_server.agents.errors import Fenced
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import kinds_of, local, log_of, sound_log
 

@@ -72,7 +72,7 @@ async def texts(client: AsyncClient, thread_id: str) -> list[str]:
 
 
 async def answer(client: AsyncClient, run: Run, answer_json: str = '"yes"') -> None:
-    actions = [action async for action in client.threads.actions(run.thread_id)]
+    actions = [action async for action in client.actions.list(run.thread_id)]
     await client.runs.respond(
         run.thread_id,
         [

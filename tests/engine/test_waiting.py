@@ -17,8 +17,7 @@ from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.agents.context import Context, SyncContext
-from callboard_server.agents.errors import NoAnswer
-from callboard_server.engine.lifecycle import Fenced
+from callboard_server.agents.errors import Fenced, NoAnswer
 from callboard_server.store.sqlite import admin
 from tests.support.gates import PATIENCE, Gates
 from tests.support.parking import (
@@ -350,7 +349,7 @@ async def test_a_gather_within_a_gather_waits_when_all_its_branches_do(serve: Se
         client = server.client
         run = await parked(client, await client.runs.create("nested", "go"))
         assert run.state == REQUIRES_ACTION
-        actions = [action async for action in client.threads.actions(run.thread_id)]
+        actions = [action async for action in client.actions.list(run.thread_id)]
         await client.runs.respond(
             run.thread_id, [reply(action, action.question.upper()) for action in actions]
         )
@@ -802,7 +801,7 @@ async def test_a_run_that_waits_outlives_a_kill_of_its_server(
     await process.kill()
     await process.start()
     async with AsyncClient(process.address) as client:
-        for action in [a async for a in client.threads.actions(run.thread_id, scope="session")]:
+        for action in [a async for a in client.actions.list(session_id=run.thread_id)]:
             await respond(client, action, "yes")
         assert await result_of(client, run) == result
         texts = [text_of(m) async for m in client.threads.messages(run.thread_id)]

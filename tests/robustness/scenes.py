@@ -493,7 +493,6 @@ SCENES: list[Scene] = [
     delay,
     jostle,
     forget,
+    branches,
+    hand_over,
 ]
-
-SUSPENDED: list[Scene] = [branches, hand_over]
-"""Scenes that break on what test_open_faults.py shows: to be played again once that is mended."""

@@ -103,7 +103,7 @@ async def test_what_only_the_original_can_go_on_with_stays_there(
     copy = await client.threads.copy(home.thread_id)
     assert copy.state == copy.tree_state == Thread.STATE_IDLE
     assert copy.pending_action_count == 0
-    assert [action async for action in client.threads.actions(copy.thread_id)] == []
+    assert [action async for action in client.actions.list(copy.thread_id)] == []
     assert [each async for each in client.runs.list(thread_id=copy.thread_id)] == []
     assert [each async for each in client.jobs.list(parent_thread_id=copy.thread_id)] == []
     # A thread below another becomes a root.

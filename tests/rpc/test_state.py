@@ -214,12 +214,12 @@ async def test_open_actions_of_a_thread_a_session_and_all(server: Served, gates:
     ):
         await raise_action(server, run_id, action_id)
     await answer(server, run.run_id, "d")
-    actions = server.client.threads.actions
+    actions = server.client.actions.list
     for size in (0, 1, 2):
         assert await ids(actions(page_size=size)) == ["a", "b", "c", "e"]
         assert await ids(actions(home.thread_id, page_size=size)) == ["a", "e"]
-        assert await ids(actions(home.thread_id, scope="session", page_size=size)) == list("ace")
-        assert await ids(actions(job.job_id, scope="session", page_size=size)) == list("ace")
+        assert await ids(actions(session_id=home.thread_id, page_size=size)) == list("ace")
+        assert await ids(actions(session_id=job.job_id, page_size=size)) == list("ace")
         assert await ids(actions(job.job_id, page_size=size)) == ["c"]
     state = await server.client.threads.state(home.thread_id)
     assert [action.action_id for action in state.pending_actions] == ["a", "e"]

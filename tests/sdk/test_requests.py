@@ -252,7 +252,7 @@ CASES: list[tuple[str, Callable[[Any], Any], ProtoMessage]] = [
     ),
     (
         "ListActions",
-        lambda c: c.threads.actions("t", scope="session", page_size=7),
+        lambda c: c.actions.list(session_id="t", page_size=7),
         thread_pb2.ListActionsRequest(
             thread_id="t", scope=thread_pb2.EVENT_SCOPE_SESSION, page_size=7
         ),

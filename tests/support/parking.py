@@ -33,7 +33,7 @@ async def open_actions(client: AsyncClient, run: Run) -> list[Action]:
     """The open actions of a run's thread, once the run waits for them."""
     waiting = await client.runs.wait(run.run_id, timeout=PATIENCE)
     assert waiting.state == REQUIRES_ACTION, waiting
-    return [action async for action in client.threads.actions(run.thread_id)]
+    return [action async for action in client.actions.list(run.thread_id)]
 
 
 async def the_action(client: AsyncClient, run: Run) -> Action:

@@ -24,7 +24,7 @@ from callboard._feeds import EventFeed
 from callboard._messages import MessageLike, to_messages
 from callboard._requests import new_request_id, optional_struct
 from callboard._times import to_duration
-from callboard.v1.event_pb2 import Action, Event, EventKind
+from callboard.v1.event_pb2 import Event, EventKind
 from callboard.v1.lifecycle_pb2 import Until
 from callboard.v1.message_pb2 import Message
 from callboard.v1.run_pb2 import EventFrame
@@ -37,7 +37,6 @@ from callboard.v1.thread_pb2 import (
     EventScope,
     GetThreadRequest,
     GetThreadStateRequest,
-    ListActionsRequest,
     ListEventsRequest,
     ListMessagesRequest,
     ListThreadsRequest,
@@ -375,30 +374,6 @@ class AsyncThreads:
                 yield event
             request.after_sequence = page.through_sequence
             more = page.more
-
-    def actions(
-        self,
-        thread_id: str | None = None,
-        *,
-        scope: ScopeName | int | None = None,
-        page_size: int = 0,
-    ) -> AsyncIterator[Action]:
-        """Lists open actions, oldest first: what waits for an answer.
-
-        Args:
-            thread_id: The thread; all threads of the server when left out.
-            scope: "thread" (the default), or "session" for those of the whole session.
-            page_size: How many to fetch at a time, up to 1,000; 0 leaves it to the server.
-
-        Returns:
-            An iterator over all of them, which raises NotFound (THREAD_NOT_FOUND).
-        """
-        request = ListActionsRequest(
-            thread_id=thread_id or "",
-            scope=enum_value(EventScope, scope, "scope"),
-            page_size=page_size,
-        )
-        return self._caller.pages(self._stub.ListActions, request, lambda page: page.actions)
 
     def stream(
         self,

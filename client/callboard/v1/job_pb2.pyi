@@ -119,7 +119,9 @@ class Job(_message.Message):
     attempt: _builtins.int
     """The attempt of its current run, from 1. Only failures count."""
     run_count: _builtins.int
-    """How many runs have worked on it, the current one included: 1 plus the updates."""
+    """How many runs have worked on it, the current one included: 1, and one more for each update that
+    a run of its own follows.
+    """
     sequence: _builtins.int
     """The sequence of the session's log that this reflects."""
     parent_run_id: _builtins.str

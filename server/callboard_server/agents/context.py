@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
@@ -39,7 +38,6 @@ from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.errors import AgentError, NoAnswer
 from callboard_server.agents.steps import current_path, entered, entered_anew
 from callboard_server.agents.threads import in_thread
-from callboard_server.ids import new_id
 from callboard_server.log.recorded import Recorded
 from callboard_server.log.view import View
 
@@ -75,10 +73,6 @@ class Work(Protocol):
     def branch(self, change: int) -> None: ...
     async def wait(self, waiting_for: WaitingFor, *events: Event) -> None: ...
     async def ask(self, action: Action) -> ActionResponse | None: ...
-
-
-_tool_call: ContextVar[str] = ContextVar("tool_call", default="")
-"""The id of the tool call in which code runs."""
 
 
 class Context:
@@ -414,12 +408,8 @@ class Context:
     @contextmanager
     def within(self, call: ToolCall) -> Iterator[None]:
         """Makes code run as a tool call: what it asks and launches is the call's, over crashes."""
-        token = _tool_call.set(call.tool_call_id)
-        try:
-            with entered_anew(f"{call.tool_call_id}#1"):
-                yield
-        finally:
-            _tool_call.reset(token)
+        with entered_anew(f"{call.tool_call_id}#1"):
+            yield
 
     async def tool_result(
         self, call: ToolCall, text: str, is_error: bool = False, outcome_unknown: bool = False
@@ -511,7 +501,7 @@ class ContextJobs:
     def __init__(self, client: AsyncClient, work: Work) -> None:
         self._client = client
         self._work = work
-        self._launches: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
 
     async def launch(
         self, agent: str, task: str, *, request_id: str | None = None, **options: Any
@@ -521,16 +511,19 @@ class ContextJobs:
         A launch that is repeated after a crash is the same launch: its request_id follows from the
         run, the step or tool call in which it stands, and the number of launches before it there.
         """
-        place = "/".join((*current_path(), _tool_call.get()))
-        self._launches[place] += 1
-        place += f"#{self._launches[place]}"
         return await self._client.jobs.launch(
             agent,
             task,
             parent_thread_id=self._work.run.thread_id,
-            request_id=request_id or f"{self._work.run.run_id}:{place}",
+            request_id=request_id or self._request_id("launch"),
             **options,
         )
+
+    def _request_id(self, verb: str) -> str:
+        """Names a call by where it stands in the code of its run."""
+        place = "/".join((*current_path(), verb))
+        self._calls[place] += 1
+        return str(uuid5(NAMESPACE_OID, f"{self._work.run.run_id}/{place}#{self._calls[place]}"))
 
     async def get(self, job_id: str) -> Job:
         return await self._client.jobs.get(job_id)
@@ -538,10 +531,9 @@ class ContextJobs:
     async def update(
         self, job_id: str, instructions: str, *, delivery: Delivery = "interrupt"
     ) -> Job:
-        place = _tool_call.get()
-        request_id = f"{self._work.run.run_id}:{place}" if place else new_id()
+        """Gives a job new instructions; see `AsyncClient.jobs.update`. Repeated as `launch` is."""
         return await self._client.jobs.update(
-            job_id, instructions, delivery=delivery, request_id=request_id
+            job_id, instructions, delivery=delivery, request_id=self._request_id("update")
         )
 
     async def cancel(self, job_id: str, *, cascade: bool = False) -> Job:

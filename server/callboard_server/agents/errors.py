@@ -46,6 +46,10 @@ class ToolError(Exception):
         self.message = message
 
 
+class Fenced(Exception):
+    """The run is no longer this claim's to write to: it ended or was claimed anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An unexpected error as it may be told."""

@@ -28,7 +28,13 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from callboard.v1.message_pb2 import ToolCall
 from callboard_server.agents.context import Context, Stopped, SyncContext
-from callboard_server.agents.errors import AgentError, ToolError, describe_failure
+from callboard_server.agents.errors import (
+    AgentError,
+    Fenced,
+    NoAnswer,
+    ToolError,
+    describe_failure,
+)
 from callboard_server.agents.threads import in_thread
 from callboard_server.validation import describe_errors, suggest
 
@@ -171,9 +177,9 @@ async def run_tool(tools: Mapping[str, Tool], call: ToolCall, ctx: Context) -> T
     try:
         async with asyncio.timeout(wanted.timeout) as deadline:
             return ToolOutput(_to_text(await wanted.call(call.arguments_json, ctx)))
-    except ToolError as error:
+    except (ToolError, NoAnswer) as error:
         return ToolOutput(error.message, is_error=True)
-    except (AgentError, Stopped):
+    except (AgentError, Stopped, Fenced):
         raise
     # A tool that calls sys.exit() must not take the server with it.
     except (Exception, SystemExit) as error:

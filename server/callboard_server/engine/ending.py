@@ -60,22 +60,26 @@ def stop(
         cascade: Whether jobs that it launched are cancelled, too.
         rollback: Whether what it wrote is taken back.
     """
-    if run.data.state in TERMINAL or run.stop:
+    if run.data.state in TERMINAL or (run.stop and (run.data.rolled_back or not rollback)):
         return
     check_move(run, state)
-    run.stop = state
+    # Of a run that was asked before, only what it wrote is taken back, too.
+    run.stop = run.stop or state
     event = Event(actor=actor)
     asked = event.run_cancel_requested
-    asked.state, asked.superseded_by_run_id = state, by
+    asked.state = RunState.ValueType(run.stop)
+    asked.superseded_by_run_id = run.data.superseded_by_run_id or by
     asked.cascade, asked.rollback = cascade, rollback
     record(tx, run, event)
     if run.data.state != RUNNING:
         finish_stopped(tx, line, run, actor)
 
 
-def finish_stopped(tx: Transaction, line: ThreadLine, run: RunRow, actor: Actor = SERVER) -> None:
-    """Ends a run the way that was asked for."""
-    finish(tx, line, run, RunState.ValueType(run.stop), stopped(run), actor)
+def finish_stopped(
+    tx: Transaction, line: ThreadLine, run: RunRow, actor: Actor = SERVER, *, seen: int = 0
+) -> None:
+    """Ends a run the way that was asked for; see `finish`."""
+    finish(tx, line, run, RunState.ValueType(run.stop), stopped(run), actor, seen=seen)
 
 
 def stopped(run: RunRow) -> Outcome:

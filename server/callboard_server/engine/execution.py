@@ -15,14 +15,13 @@ from callboard.v1.event_pb2 import Action, ActionResponse, Actor, Event, RunQueu
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy, Outcome, RunError, RunState, WaitingFor
 from callboard.v1.message_pb2 import Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
-from callboard_server.agents.errors import AgentError
+from callboard_server.agents.errors import AgentError, Fenced
 from callboard_server.agents.steps import current_path
 from callboard_server.engine.actions import close_late, raise_action
 from callboard_server.engine.creation import apply_patch
 from callboard_server.engine.ending import finish, finish_stopped, stopped
 from callboard_server.engine.lifecycle import (
     PARKED,
-    Fenced,
     held,
     park,
     queue_again,
@@ -235,7 +234,7 @@ class Execution:
             line, run = self._held_in_line(tx)
             _record_all(tx, run, events)
             if run.stop:
-                finish_stopped(tx, line, run)
+                finish_stopped(tx, line, run, seen=self._seen)
             else:
                 queue_retry(tx, run, error, tx.now / 1e9 + pause)
                 line.advance()
@@ -254,7 +253,7 @@ class Execution:
             line, run = self._held_in_line(tx)
             _record_all(tx, run, events)
             if run.stop:
-                finish_stopped(tx, line, run)
+                finish_stopped(tx, line, run, seen=self._seen)
             else:
                 queue_again(tx, run, RunQueued.REASON_DRAINED)
                 line.advance()

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from callboard.v1.event_pb2 import Actor, Event, RunQueued
 from callboard.v1.lifecycle_pb2 import RunError, RunState, WaitingFor
+from callboard_server.agents.errors import Fenced
 from callboard_server.log.events import THREAD_STATE, kind_of
 from callboard_server.log.fold import VALUE_KINDS, ThreadFold, apply_to_run
 from callboard_server.store.base import EventFilter, RunRow, ThreadRow, Transaction
@@ -42,10 +43,6 @@ SERVER = Actor(kind=Actor.KIND_SERVER)
 
 class IllegalTransition(Exception):
     """A fault of the engine: a move that the state machine does not have."""
-
-
-class Fenced(Exception):
-    """The run is no longer this claim's to write to: it ended or was claimed anew."""
 
 
 def check_move(run: RunRow, state: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy
-from callboard_server.engine.lifecycle import PARKED, QUEUED, RUNNING, SERVER, Fenced, holds
+from callboard_server.agents.errors import Fenced
+from callboard_server.engine.lifecycle import PARKED, QUEUED, RUNNING, SERVER, holds
 from callboard_server.store.base import RunRow, ThreadRow, Transaction
 
 

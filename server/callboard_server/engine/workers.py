@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,11 +21,11 @@ from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import Outcome, RunError
 from callboard.v1.message_pb2 import Message
 from callboard_server.agents.context import Context
-from callboard_server.agents.errors import AgentError, describe_failure
+from callboard_server.agents.errors import AgentError, Fenced, describe_failure
 from callboard_server.agents.registry import AgentSpec, Registry
 from callboard_server.engine.ending import stop
 from callboard_server.engine.execution import Claim, Execution
-from callboard_server.engine.lifecycle import FAILED, SERVER, SUCCEEDED, TIMED_OUT, Fenced
+from callboard_server.engine.lifecycle import FAILED, SERVER, SUCCEEDED, TIMED_OUT
 from callboard_server.engine.line import ThreadLine
 from callboard_server.engine.live import Hub
 from callboard_server.engine.watchdog import Watchdog
@@ -138,7 +139,9 @@ class Workers:
         job = self._parked.pop(claim.run_key, None)
         if job is None:
             execution = Execution(self._store, self._hub, claim, assistant)
-            job = _Job(execution, asyncio.create_task(self._work(execution)))
+            # In a context of its own: whoever starts it may be within a step or a tool call.
+            work = self._work(execution)
+            job = _Job(execution, asyncio.create_task(work, context=contextvars.Context()))
             job.task.add_done_callback(partial(self._ended, job))
         else:
             job.execution.resume(claim)
@@ -231,6 +234,8 @@ class Workers:
 
     def _stop(self, job: _Job) -> None:
         """Tells a run's code to stop, and gives it the grace."""
+        if job.fence is not None:
+            return
         loop = asyncio.get_running_loop()
         job.fence = loop.call_later(self._grace, lambda: loop.create_task(self._fence(job)))
         job.interrupt()
