@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 
+from callboard.v1.message_pb2 import ContentBlock, Message, Text
 from callboard_server.agents.context import Context, SyncContext
 from callboard_server.agents.tools import tool
 
@@ -174,6 +175,27 @@ async def parent(ctx: Context) -> str:
     ]
     done = await ctx.client.jobs.wait([job.job_id for job in jobs])
     return f"{len(done)} parts: {task}"
+
+
+async def firehose(ctx: Context) -> str:
+    """Emits as many events of as many bytes as its input says."""
+    count, size = map(int, (await ctx.input()).split())
+    for number in range(count):
+        await ctx.emit(str(number), "x" * size)
+    return f"emitted {count}"
+
+
+async def narrator(ctx: Context) -> Message:
+    """Writes as many pieces as its input says, no faster than anybody can listen."""
+    pieces = int(await ctx.input())
+    writer = ctx.write_message((await ctx.view()).context_sequence)
+    text = ""
+    for number in range(pieces):
+        piece = f"Pièce {number}. "
+        writer.delta(0, piece)
+        text += piece
+        await asyncio.sleep(PAUSE)
+    return await writer.commit([ContentBlock(text=Text(text=text))])
 
 
 def blocking(ctx: SyncContext) -> None:
