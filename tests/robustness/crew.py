@@ -154,6 +154,18 @@ def plain(ctx: SyncContext) -> str:
     return f"rested: {ctx.input()}"
 
 
+async def slow(ctx: Context) -> str:
+    """Works in steps that take a while."""
+    for number in range(STEPS):
+        await ctx.step("measure", _measure_slowly, ctx, number)
+    return "measured slowly"
+
+
+async def _measure_slowly(ctx: Context, number: int) -> int:
+    await asyncio.sleep(10 * PAUSE)
+    return await _measure(ctx, number)
+
+
 async def steady(ctx: Context) -> str:
     """Takes long, and says so."""
     await ctx.say("begun")

@@ -21,15 +21,20 @@ class ServerProcess:
         config: The configuration.
         db: The database.
         environment: Variables that it gets on top of those of this process.
+        name: Tells it from others on the same database.
     """
 
     def __init__(
-        self, config: Path, db: Path, environment: Mapping[str, str] | None = None
+        self,
+        config: Path,
+        db: Path,
+        environment: Mapping[str, str] | None = None,
+        name: str = "",
     ) -> None:
         self._config = config
         self._environment = {**os.environ, **(environment or {})}
         self.db = db
-        self._errors = db.with_suffix(".stderr")
+        self._errors = db.with_name(f"{db.stem}{name}.stderr")
         self.port = 0
         self._process: asyncio.subprocess.Process | None = None
 
