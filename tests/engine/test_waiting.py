@@ -32,6 +32,7 @@ from tests.support.parking import (
 )
 from tests.support.process import ServerProcess
 from tests.support.serving import Served, kinds_of, log_of, served, sound_log
+from tests.support.waiting import until
 
 SUCCEEDED, FAILED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_FAILED
 CANCELLED, SUPERSEDED = RunState.RUN_STATE_CANCELLED, RunState.RUN_STATE_SUPERSEDED
@@ -307,6 +308,7 @@ async def test_a_job_ends_while_another_branch_is_at_work(serve: Serve, gates: G
 
 async def test_branches_wait_for_different_things(serve: Serve, gates: Gates) -> None:
     order: list[str] = []
+    slept, waited = asyncio.Event(), asyncio.Event()
 
     async def mixed(ctx: Context) -> str:
         async def ask() -> None:
@@ -315,10 +317,12 @@ async def test_branches_wait_for_different_things(serve: Serve, gates: Gates) ->
         async def sleep() -> None:
             await ctx.sleep(0.05)
             order.append("slept")
+            slept.set()
 
         async def wait() -> None:
             await ctx.jobs.wait(await ctx.jobs.launch("worker", "it"))
             order.append("waited")
+            waited.set()
 
         await ctx.gather(ask(), sleep(), wait())
         return ", ".join(order)
@@ -328,12 +332,16 @@ async def test_branches_wait_for_different_things(serve: Serve, gates: Gates) ->
         run = await client.runs.create("mixed", "go")
         await gates.entered("it")
         action = await the_action(client, run)
-        await happened(client, run, "run_waiting", times=2)
-        gates.open("it")
-        await happened(client, run, "run_waiting", times=3)
-        assert order == ["slept", "waited"]
-        waiting = await client.runs.get(run.run_id)
-        assert list(waiting.waiting_for.ids) == [action.action_id]
+        async with asyncio.timeout(PATIENCE):
+            await slept.wait()
+            gates.open("it")
+            await waited.wait()
+
+        async def asks_alone() -> bool:
+            waiting_for = (await client.runs.get(run.run_id)).waiting_for
+            return list(waiting_for.ids) == [action.action_id]
+
+        await until(asks_alone)
         await respond(client, action, "yes")
         assert await result_of(client, run) == "slept, waited, heard yes"
 
