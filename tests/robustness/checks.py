@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import callboard
 from callboard import Event
+from callboard.v1.event_pb2 import RunQueued
 from callboard_server.store.sqlite import admin
 from tests.robustness import validators
 from tests.robustness.history import History, Reading
@@ -22,6 +24,10 @@ class Verdict:
 
     kills: int = 0
     events: int = 0
+    rescued: int = 0
+    """How often a run was put back in line because its server was gone."""
+    moments: Counter[str] = field(default_factory=Counter)
+    """How often a server was killed at each fault point, and at random."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -34,6 +40,8 @@ class Verdict:
     def add(self, other: Verdict) -> None:
         self.kills += other.kills
         self.events += other.events
+        self.rescued += other.rescued
+        self.moments += other.moments
         self.lost += other.lost
         self.doubled += other.doubled
         self.broken += other.broken
@@ -76,6 +84,7 @@ def check(
         verdict.broken += [f"session {session}: {problem}" for problem in _doubts(log)]
     by_thread = {event.thread_id: log for log in logs.values() for event in log}
     everything = [event for log in logs.values() for event in log]
+    verdict.rescued = sum(e.run_queued.reason == RunQueued.REASON_RESCUED for e in everything)
     verdict.doubled += validators.done_once(everything, effects)
     verdict.doubled += validators.taken_once(logs.values())
     verdict.lost += validators.acknowledged(logs.values(), history.inputs)

@@ -62,6 +62,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="callboard-crash-"))
     _tell(f"seed {options.seed}, in {folder}")
     verdict = asyncio.run(crash(options.kills, options.per_file, options.seed, folder))
+    moments = ", ".join(f"{count} {moment}" for moment, count in verdict.moments.most_common())
+    _tell(f"killed {moments}; {verdict.rescued} times a run was rescued")
     print(verdict)
     if verdict.problems:
         _tell(f"the databases and what the servers logged are in {folder}")

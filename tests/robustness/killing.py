@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -46,7 +47,7 @@ async def survive(servers: ForkedServers, db: Path, kills: int, seed: int) -> Ve
     Args:
         servers: Where the servers come from.
         db: The database, a new file.
-        kills: How often.
+        kills: How often; once more before the clients come to their end.
         seed: Decides what the clients do and when a server is killed.
     """
     chance = random.Random(seed)
@@ -62,17 +63,18 @@ async def survive(servers: ForkedServers, db: Path, kills: int, seed: int) -> Ve
         for each in clients:
             each.home = home.thread_id
         playing = [asyncio.create_task(play(each, stop)) for each in clients]
+        moments: Counter[str] = Counter()
         for _ in range(kills):
-            await _kill(servers, chance)
+            moments[await _kill(servers, chance)] += 1
             await _start(servers, db, port, chance)
-        await servers.kill()
+        moments[await _kill(servers, chance)] += 1
         await servers.start(db, port)
         stop.set()
         broken = await _finish(clients, playing)
         logs = await all_logs(clients[0].sdk)
     await servers.kill()
     verdict = check(logs, history, traces(db), db)
-    verdict.kills = kills + 2
+    verdict.kills, verdict.moments = moments.total(), moments
     verdict.broken += broken
     return verdict
 
@@ -85,15 +87,21 @@ async def _start(servers: ForkedServers, db: Path, port: int, chance: random.Ran
     await servers.start(db, port, fault)
 
 
-async def _kill(servers: ForkedServers, chance: random.Random) -> None:
-    """Waits for the server's end: at its fault point, or after a while by kill -9."""
+async def _kill(servers: ForkedServers, chance: random.Random) -> str:
+    """Waits for the server's end: at its fault point, or after a while by kill -9.
+
+    Returns:
+        The fault point, or that it was at random.
+    """
+    moment = servers.fault.partition(":")[0]
     patience = PATIENCE if servers.fault else chance.uniform(0.0, LIFE)
     try:
         async with asyncio.timeout(patience):
             status = await servers.gone()
     except TimeoutError:
-        status = await servers.kill()
+        moment, status = "", await servers.kill()
     assert status == signal.SIGKILL, f"the server ended by itself:\n{servers.errors[-4000:]}"
+    return moment or "at random"
 
 
 async def _finish(clients: Sequence[Client], playing: Sequence[asyncio.Task[None]]) -> list[str]:

@@ -8,9 +8,12 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from callboard.v1.event_pb2 import Event
-from callboard.v1.lifecycle_pb2 import RunState
+from callboard.v1.job_pb2 import Job
+from callboard.v1.lifecycle_pb2 import MultitaskStrategy, RunState
+from callboard.v1.message_pb2 import Role
 from callboard.v1.run_pb2 import Delta, EventFrame
 from tests.robustness import validators
+from tests.robustness.validators import Effect, Input
 
 THREAD, A, B = "thread", "run-a", "run-b"
 
@@ -165,3 +168,137 @@ def test_a_gap_between_deltas_is_caught() -> None:
     pieces[1].offset = 2
     assert "goes on at 2, not 3" in "".join(validators.gapless(pieces))
     assert "goes on at 2, not 0" in "".join(validators.gapless(pieces[1:]))
+
+
+# What was done, asked and taken
+
+
+def _step(sequence: int, epoch: int) -> Event:
+    event = _event(sequence, "step_recorded", A, epoch)
+    event.step_recorded.name, event.step_recorded.occurrence = "work", 1
+    event.step_recorded.parents.append("gather#1")
+    return event
+
+
+def _tool_log(*, idempotent: bool = False) -> list[Event]:
+    """A call, its start in claim 1, and its result in claim 2."""
+    asked, started, answered = (_event(n, "custom", A, 1 + (n == 3)) for n in (1, 2, 3))
+    asked.message_added.message.role = Role.ROLE_ASSISTANT
+    asked.message_added.message.content.add().tool_call.tool_call_id = "call"
+    started.tool_started.call.tool_call_id = "call"
+    started.tool_started.call.name = "look"
+    started.tool_started.call.arguments_json = '{"at": 1}'
+    started.tool_started.idempotent = idempotent
+    answered.message_added.message.role = Role.ROLE_TOOL
+    answered.message_added.message.content.add().tool_result.tool_call_id = "call"
+    return [asked, started, answered]
+
+
+def _did(work: str, *epochs: int) -> list[Effect]:
+    return [Effect(A, epoch, work) for epoch in epochs]
+
+
+STEP, TOOL = "step gather#1/work#1", 'tool look {"at": 1}'
+
+
+def test_work_that_is_done_again_is_caught() -> None:
+    log = [_step(1, 2)]
+    assert list(validators.done_once(log, _did(STEP, 1, 2))) == []
+    assert "done again in claim 3" in "".join(validators.done_once(log, _did(STEP, 2, 3)))
+    assert "was done 2 times" in "".join(validators.done_once(log, _did(STEP, 2, 2)))
+    assert "which did not do it" in "".join(validators.done_once(log, _did(STEP, 1)))
+    again = [*log, _step(2, 3)]
+    assert "done again in claim 3" in "".join(validators.done_once(again, _did(STEP, 2, 3)))
+
+
+def test_a_tool_that_runs_unannounced_or_again_is_caught() -> None:
+    log = _tool_log(idempotent=True)
+    assert list(validators.done_once(log, _did(TOOL, 1, 2))) == []
+    assert "done again" in "".join(validators.done_once(log, _did(TOOL, 1, 2, 3)))
+    assert "not announced" in "".join(validators.done_once(log[:1], _did(TOOL, 1)))
+
+
+def test_a_tool_that_is_started_twice_is_caught() -> None:
+    asked, started, answered = _tool_log()
+    assert list(validators.started_once([asked, started, answered])) == []
+    twice = [asked, started, started, answered]
+    assert "started, or has a result, 2 times" in "".join(validators.started_once(twice))
+    assert "started, or has a result, 2 times" in "".join(
+        validators.started_once([asked, started, answered, answered])
+    )
+    assert "calls were open" in "".join(validators.started_once([asked, asked]))
+
+
+def _action_log() -> list[Event]:
+    raised, answered = _event(1, "custom", A, 1), _event(2, "custom", A, 1)
+    raised.action_raised.action.action_id = "action"
+    answered.action_answered.response.action_id = "action"
+    return [raised, answered, _event(3, "run_finished", A, 1)]
+
+
+def test_an_action_that_is_raised_or_ended_twice_or_never_ends_is_caught() -> None:
+    raised, answered, finished = _action_log()
+    assert list(validators.asked_once([raised, answered, finished])) == []
+    assert "raised twice" in "".join(validators.asked_once([raised, answered, raised]))
+    assert "was not open" in "".join(validators.asked_once([raised, answered, answered]))
+    assert "left action action open" in "".join(validators.asked_once([raised, finished]))
+
+
+def test_runs_side_by_side_are_caught_unless_they_may() -> None:
+    log = [_event(n, "run_created", run) for n, run in ((1, A), (2, B))]
+    log += [_event(n, "run_started", run, 1) for n, run in ((3, A), (4, B))]
+    assert "started while run-a" in "".join(validators.fenced(log))
+    log[1].run_created.multitask_strategy = MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT
+    assert list(validators.fenced(log)) == []
+
+
+def test_a_claim_of_a_server_that_lost_its_file_is_caught() -> None:
+    log = sound_log()
+    log[3].run_started.worker_id = log[7].run_started.worker_id = "first"
+    assert list(validators.started_by(log, {"first": 8})) == []
+    assert "event 8 is a claim of first" in "".join(validators.started_by(log, {"first": 7}))
+
+
+def _said(text: str, thread: str = THREAD, run: str = A) -> Event:
+    event = Event(thread_id=thread, run_id=run)
+    event.message_added.message.role = Role.ROLE_USER
+    event.message_added.message.content.add().text.text = text
+    return event
+
+
+def test_what_was_taken_and_is_not_there_or_is_there_twice_is_caught() -> None:
+    logs = [[_said("one")], [_said("two", "other", B)]]
+    taken = [Input("one", THREAD, A), Input("two", "other", B)]
+    assert list(validators.acknowledged(logs, taken)) == []
+    assert list(validators.taken_once(logs)) == []
+    assert "is not in the log" in "".join(validators.acknowledged(logs[:1], taken))
+    moved = [Input("one", THREAD, B)]
+    assert "'one' was taken for run run-b" in "".join(validators.acknowledged(logs, moved))
+    assert list(validators.taken_once([*logs, logs[0]])) == ["'one' was taken 2 times"]
+
+
+def test_what_was_refused_or_deleted_and_is_there_is_caught() -> None:
+    logs = [[_said("one")]]
+    assert list(validators.left_out(logs, ["two"], ["other"])) == []
+    assert "was refused and is" in "".join(validators.left_out(logs, ["one"], []))
+    assert "was deleted and is there" in "".join(validators.left_out(logs, [], [THREAD]))
+
+
+def test_a_watch_that_goes_back_is_caught() -> None:
+    over = RunState.RUN_STATE_SUCCEEDED
+    before, after = Job(sequence=3, run_id=A), Job(sequence=5, run_id=A, state=over)
+    assert list(validators.jobs_in_order([before, after])) == []
+    assert "as of 3 after 5" in "".join(validators.jobs_in_order([after, before]))
+    undone = Job(sequence=6, run_id=A, state=RunState.RUN_STATE_RUNNING)
+    assert "was over and came as RUN" in "".join(validators.jobs_in_order([after, undone]))
+    redirected = Job(sequence=6, run_id=B, state=RunState.RUN_STATE_RUNNING)
+    assert list(validators.jobs_in_order([after, redirected])) == []
+
+
+def test_a_message_that_is_not_what_was_streamed_is_caught() -> None:
+    event = Event()
+    event.message_added.message.message_id = "m"
+    event.message_added.message.content.add().text.text = "whole words"
+    pieces = [Delta(message_id="m", kind=Delta.KIND_TEXT, text=text) for text in ("whole", " wo")]
+    assert list(validators.replaced([event], pieces)) == []
+    assert "streamed otherwise" in "".join(validators.replaced([event], pieces[::-1]))

@@ -260,19 +260,19 @@ def done_once(log: Sequence[Event], effects: Iterable[Effect]) -> Iterator[str]:
 
 
 def _recorded(log: Iterable[Event]) -> dict[tuple[str, str], int]:
-    """By run and work, the claim that recorded its result."""
+    """By run and work, the claim that recorded its result first."""
     found: dict[tuple[str, str], int] = {}
     calls: dict[str, str] = {}
     for event in log:
         if event.HasField("step_recorded") and event.step_recorded.name != _SLEEP:
-            found[event.run_id, step_work(event.step_recorded)] = event.claim_epoch
+            found.setdefault((event.run_id, step_work(event.step_recorded)), event.claim_epoch)
         if event.HasField("tool_started"):
             call = event.tool_started.call
             calls[call.tool_call_id] = tool_work(call.name, json.loads(call.arguments_json))
         for block in event.message_added.message.content:
             result = block.tool_result
             if result.tool_call_id in calls and not result.outcome_unknown and not result.is_error:
-                found[event.run_id, calls[result.tool_call_id]] = event.claim_epoch
+                found.setdefault((event.run_id, calls[result.tool_call_id]), event.claim_epoch)
     return found
 
 
