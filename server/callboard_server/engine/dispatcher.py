@@ -90,6 +90,7 @@ class Dispatcher:
         )
         self.alarm = Alarm(store, self._look_for_ready)
         self._reserved = 0
+        """Slots that are held for what is being claimed."""
         self._wake = asyncio.Event()
         self._draining = False
         self._backlog = True
@@ -99,7 +100,12 @@ class Dispatcher:
 
     @property
     def slots_used(self) -> int:
-        return self._workers.slots_used + self._reserved
+        """How many runs compute now."""
+        return self._workers.slots_used
+
+    @property
+    def _free(self) -> int:
+        return self.slots - self._workers.slots_used - self._reserved
 
     async def open(self) -> None:
         """Puts the runs of servers that are gone back in line and starts to claim."""
@@ -159,7 +165,7 @@ class Dispatcher:
 
     def reserve(self) -> bool:
         """Takes a slot for a run that is about to be let in, if one is free and nobody waits."""
-        if self._draining or self._backlog or self.slots_used >= self.slots:
+        if self._draining or self._backlog or self._free <= 0:
             return False
         self._reserved += 1
         return True
@@ -224,7 +230,7 @@ class Dispatcher:
                 asyncio.get_running_loop().call_later(STORE_RETRY, self._wake.set)
 
     async def _claim_ready(self) -> None:
-        while not self._draining and (free := self.slots - self.slots_used) > 0:
+        while not self._draining and (free := self._free) > 0:
             # What is committed from here on may be ready without being seen by this claim.
             self._backlog = False
             self._reserved += free
