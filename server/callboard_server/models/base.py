@@ -95,6 +95,8 @@ class ModelRequest:
     """JSON Schema that the final answer's text must fit; None for prose."""
     max_output_tokens: int | None = None
     """The longest answer; None for what the model or its settings say."""
+    effort: str = ""
+    """How hard the model shall think, in the provider's own words; empty for its default."""
     cache_key: str = ""
     """The same for all requests of a lineage: lets a provider find what it has cached."""
 
