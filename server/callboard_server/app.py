@@ -13,6 +13,7 @@ import grpc.aio
 from callboard import AsyncClient
 from callboard.v1.event_pb2 import Actor
 from callboard_server.agents.registry import Registry
+from callboard_server.agents.sources import open_sources
 from callboard_server.channel import LocalChannel
 from callboard_server.config import ServerConfig
 from callboard_server.engine.engine import Caller, Engine
@@ -67,6 +68,7 @@ async def open_app(
         store: Where to keep everything; SQLite as the configuration says, when left out.
 
     Raises:
+        ConfigError: An agent wants tools that do not exist.
         StoreError: The store cannot be used; the message says why.
     """
     worker_id = new_id()
@@ -96,14 +98,15 @@ async def open_app(
         interval=config.sweep.interval,
         archive_dir=Path(archive_dir) if archive_dir is not None else None,
     )
-    await engine.open()
-    sweep.start()
-    try:
-        yield app
-    finally:
-        await sweep.stop()
-        await engine.drain()
-        await engine.close()
+    async with open_sources(source for agent in registry for source in agent.sources):
+        await engine.open()
+        sweep.start()
+        try:
+            yield app
+        finally:
+            await sweep.stop()
+            await engine.drain()
+            await engine.close()
 
 
 def _workspaces(db: str) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from pydantic import (
@@ -25,6 +26,10 @@ from pydantic_core import PydanticCustomError
 from callboard_server.validation import describe_errors, suggest
 
 _AGENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+# Stands before the names of its tools, parted by two underscores.
+_MCP_NAME = re.compile(r"(?=.{1,32}\Z)[A-Za-z][A-Za-z0-9-]*(_[A-Za-z0-9-]+)*")
+
+_OF_A_MODEL = {"system", "tools", "mcp", "workspace", "max_turns", "callable_agents"}
 
 
 class ConfigError(Exception):
@@ -83,6 +88,65 @@ class SweepSettings(_Section):
     """The folder in which each is kept as a file, named from the working directory."""
 
 
+class McpSettings(_Section):
+    """`[mcp.NAME]`: a server of tools, as a program to start or at an address."""
+
+    command: str | None = None
+    """The program; it speaks over its standard input and output."""
+    args: list[str] = []
+    env: dict[str, str] = {}
+    """Variables that it gets beside PATH, HOME and the like. No place for secrets."""
+    pass_env: list[str] = []
+    """Names of variables of this process that it gets, too."""
+    cwd: str | None = None
+    """Its working directory, named from the folder of this file."""
+    log_file: str | None = None
+    """Where its standard error goes, named from the working directory."""
+    url: str | None = None
+    """Where it listens, over streamable HTTP."""
+    token_env: str | None = None
+    """The name of the variable that holds the bearer token for it."""
+    headers_env: dict[str, str] = {}
+    """Further headers for it, and the names of the variables that hold their values."""
+    timeout: PositiveFloat = 60.0
+    """Seconds that a call may take."""
+    connect_timeout: PositiveFloat = 30.0
+    """Seconds in which it must have told its tools."""
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> McpSettings:
+        if (self.command is None) == (self.url is None):
+            raise PydanticCustomError("mcp_kind", "needs either command or url")
+        of_a_command = {"args", "env", "pass_env", "cwd", "log_file"}
+        of_an_address = {"token_env", "headers_env"}
+        extra = self.model_fields_set & (of_a_command if self.command is None else of_an_address)
+        if extra:
+            raise PydanticCustomError(
+                "mcp_kind",
+                "{keys} belong to a {kind}",
+                {"keys": ", ".join(sorted(extra)), "kind": "url" if self.command else "command"},
+            )
+        if self.url is not None and not _is_plain_url(self.url):
+            raise PydanticCustomError(
+                "mcp_url", "url must begin with http:// or https:// and hold no password"
+            )
+        return self
+
+
+class WorkspaceSettings(_Section):
+    """`[agents.NAME.workspace]`: what an agent may do in the workspace of its session."""
+
+    tools: list[Literal["read", "search", "write", "run"]] = ["read", "search", "write", "run"]
+    read_only: bool = False
+    """Whether there is neither write nor run."""
+    paths: list[str] = ["**"]
+    """What may be read and written, as patterns from the workspace on."""
+    timeout: PositiveFloat = 60.0
+    """Seconds that a command may take."""
+    pass_env: list[str] = []
+    """Names of variables of this process that commands get, beside PATH and the like."""
+
+
 class AgentSettings(_Section):
     """`[agents.NAME]`: an entrypoint in code, or a chat agent without any."""
 
@@ -93,6 +157,10 @@ class AgentSettings(_Section):
     system: str = ""
     tools: list[str] = []
     """Functions, written like an entrypoint."""
+    mcp: list[str] = []
+    """Servers of `[mcp]` whose tools it has, or `SERVER:TOOL` for single ones."""
+    workspace: WorkspaceSettings | None = None
+    """Tools for the session's workspace; none when left out."""
     max_turns: PositiveInt = 50
     callable_agents: list[str] = []
     """Agents that this one may launch as jobs: it gets the tools for that."""
@@ -109,7 +177,7 @@ class AgentSettings(_Section):
     def _check_kind(self) -> AgentSettings:
         if (self.entrypoint is None) == (self.model is None):
             raise PydanticCustomError("agent_kind", "needs either entrypoint or model")
-        extra = self.model_fields_set & {"system", "tools", "max_turns", "callable_agents"}
+        extra = self.model_fields_set & _OF_A_MODEL
         if self.entrypoint is not None and extra:
             raise PydanticCustomError(
                 "agent_kind",
@@ -125,6 +193,7 @@ class ServerConfig(_Section):
     server: ServerSettings = Field(default_factory=ServerSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
     sweep: SweepSettings = Field(default_factory=SweepSettings)
+    mcp: dict[str, McpSettings] = {}
     agents: dict[str, AgentSettings] = {}
 
     @model_validator(mode="after")
@@ -143,6 +212,26 @@ class ServerConfig(_Section):
                     raise PydanticCustomError(
                         "callable_agents",
                         "agents.{name}.callable_agents: there is no agent {other}; {hint}",
+                        {"name": name, "other": other, "hint": suggest(other, names)},
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _check_mcp(self) -> ServerConfig:
+        names = list(self.mcp)
+        for name in names:
+            if not _MCP_NAME.fullmatch(name):
+                raise PydanticCustomError(
+                    "mcp_name",
+                    "mcp.{name}: a name is a letter and up to 31 letters, digits, - and single _",
+                    {"name": name},
+                )
+        for name, agent in self.agents.items():
+            for other in (entry.partition(":")[0] for entry in agent.mcp):
+                if other not in names:
+                    raise PydanticCustomError(
+                        "mcp",
+                        "agents.{name}.mcp: there is no [mcp.{other}]; {hint}",
                         {"name": name, "other": other, "hint": suggest(other, names)},
                     )
         return self
@@ -183,6 +272,11 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_plain_url(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
 
 
 def _is_uuid(name: str) -> bool:

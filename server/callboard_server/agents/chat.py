@@ -7,7 +7,7 @@ starts again after a crash goes on where it was: a recorded answer or result is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from callboard.v1.event_pb2 import Action
 from callboard.v1.message_pb2 import Message, Role, StopReason, ToolCall
 from callboard.v1.run_pb2 import Delta
 from callboard_server.agents.errors import AgentError
+from callboard_server.agents.sources import ToolSource, load_tools
 from callboard_server.agents.tools import Tool, index_tools, run_tool, tool
 from callboard_server.models.base import (
     Answer,
@@ -69,6 +70,7 @@ class _Settings:
     model: Model
     system: str
     max_turns: int
+    tools: Mapping[str, Tool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class ChatAgent:
         tools: Tools, or functions to make them from.
         max_turns: How often a run may call the model.
         base: The folder that a model's files are named from.
+        sources: Where further tools come from, such as MCP servers.
 
     Raises:
         ModelSpecError: The model cannot be opened.
@@ -110,13 +113,13 @@ class ChatAgent:
         tools: Iterable[Tool | Callable[..., object]] = (),
         max_turns: int = 50,
         base: Path | None = None,
+        sources: Iterable[ToolSource] = (),
     ) -> None:
         self._base = base or Path.cwd()
         opened = open_model(model, self._base) if isinstance(model, str) else model
-        self._settings = _Settings(opened, system, max_turns)
-        self._tools = index_tools(
-            [item if isinstance(item, Tool) else tool(item) for item in tools]
-        )
+        own = index_tools([item if isinstance(item, Tool) else tool(item) for item in tools])
+        self._settings = _Settings(opened, system, max_turns, own)
+        self.sources = tuple(sources)
 
     @property
     def model(self) -> str:
@@ -125,17 +128,17 @@ class ChatAgent:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """The names of the tools."""
-        return tuple(self._tools)
+        """The names of its own tools."""
+        return tuple(self._settings.tools)
 
     async def __call__(self, ctx: Context) -> Message:
         """Answers; returns the last message, which is committed."""
-        settings = self._configure(ctx.config)
+        settings = self._configure(ctx.config, await load_tools(self.sources))
         while True:
             view = await ctx.view()
             progress = _find_progress(view.messages, ctx.run.run_id)
             if progress.unanswered:
-                await self._close_calls(ctx, progress)
+                await self._close_calls(ctx, progress, settings.tools)
             elif progress.result is not None:
                 return progress.result
             elif progress.turns < settings.max_turns:
@@ -147,8 +150,13 @@ class ChatAgent:
                     reason=ErrorReason.ERROR_REASON_TURN_LIMIT,
                 )
 
-    def _configure(self, config: dict[str, object]) -> _Settings:
-        """Lays the configuration of assistant and run over the agent's own."""
+    def _configure(self, config: dict[str, object], tools: Mapping[str, Tool]) -> _Settings:
+        """Lays the configuration of assistant and run over the agent's own.
+
+        Args:
+            config: The configuration.
+            tools: What the sources of tools offer to this run.
+        """
         try:
             wanted = ChatConfig.model_validate(config)
         except ValidationError as error:
@@ -163,13 +171,14 @@ class ChatAgent:
             model=model,
             system=own.system if wanted.system is None else wanted.system,
             max_turns=wanted.max_turns or own.max_turns,
+            tools={**tools, **own.tools},
         )
 
     async def _call_model(self, ctx: Context, view: View, settings: _Settings) -> None:
         request = ModelRequest(
             system="\n\n".join(part for part in (settings.system, ctx.instructions) if part),
             messages=view.messages,
-            tools=tuple(self._tools.values()),
+            tools=tuple(settings.tools.values()),
         )
         writer = ctx.write_message(view.context_sequence)
         try:
@@ -195,20 +204,23 @@ class ChatAgent:
             stop_reason=answer.stop_reason,
         )
 
-    async def _close_calls(self, ctx: Context, progress: _Progress) -> None:
+    async def _close_calls(
+        self, ctx: Context, progress: _Progress, tools: Mapping[str, Tool]
+    ) -> None:
         """Gives every call its result: none is left dangling."""
         if progress.wants_tools:
-            await ctx.gather(*(self._answer_call(ctx, call) for call in progress.unanswered))
+            calls = progress.unanswered
+            await ctx.gather(*(self._answer_call(ctx, call, tools) for call in calls))
             return
         for call in progress.unanswered:
             await ctx.tool_result(call, _CUT_OFF, is_error=True)
 
-    async def _answer_call(self, ctx: Context, call: ToolCall) -> None:
+    async def _answer_call(self, ctx: Context, call: ToolCall, tools: Mapping[str, Tool]) -> None:
         started = await ctx.started_tool(call)
         if started is not None and not started.idempotent:
             await ctx.tool_result(call, _OUTCOME_UNKNOWN, is_error=True, outcome_unknown=True)
             return
-        wanted = self._tools.get(call.name)
+        wanted = tools.get(call.name)
         if wanted is not None and wanted.on_client:
             await self._let_client_answer(ctx, call)
             return
@@ -218,7 +230,7 @@ class ChatAgent:
                 return
             await ctx.tool_started(call, wanted.idempotent)
         with ctx.within(call):
-            output = await run_tool(self._tools, call, ctx)
+            output = await run_tool(tools, call, ctx)
         await ctx.tool_result(call, output.text, is_error=output.is_error)
 
     async def _let_client_answer(self, ctx: Context, call: ToolCall) -> None:

@@ -15,6 +15,7 @@ from callboard_server.agents.context import Context
 from callboard_server.agents.entrypoints import load_object
 from callboard_server.agents.function import adapt, to_message
 from callboard_server.agents.kit import job_tools
+from callboard_server.agents.sources import ToolSource
 from callboard_server.agents.tools import Tool, tool
 from callboard_server.config import AgentSettings, ConfigError, ServerConfig
 from callboard_server.models.base import ModelSpecError
@@ -33,6 +34,9 @@ class AgentSpec:
     """JSON Schema of the configuration that its assistants take."""
     model: str = ""
     tools: tuple[str, ...] = ()
+    """The names of its own tools."""
+    sources: tuple[ToolSource, ...] = ()
+    """Where it has further tools from."""
     timeout: float | None = None
     """Seconds that a run may be RUNNING in all, where its request does not say."""
     concurrency: int | None = None
@@ -41,6 +45,11 @@ class AgentSpec:
     """How often a run is tried that fails unexpectedly."""
     retry_pause: float = 1.0
     """Seconds before the second attempt; twice as long before each further one."""
+
+    @property
+    def tool_names(self) -> list[str]:
+        """The names of all its tools, as far as they are known now."""
+        return [*self.tools, *(tool.name for source in self.sources for tool in source.tools)]
 
 
 class Registry:
@@ -167,6 +176,7 @@ def _make_spec(name: str, agent: object) -> AgentSpec:
             config_schema=agent.config_schema,
             model=agent.model,
             tools=agent.tools,
+            sources=agent.sources,
         )
     return AgentSpec(
         name=name,

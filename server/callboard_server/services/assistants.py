@@ -150,7 +150,7 @@ def _show(agent: AgentSpec) -> pb.Agent:
         config_schema_json=json.dumps(agent.config_schema),
         reachable=True,
         model=agent.model,
-        tools=agent.tools,
+        tools=agent.tool_names,
     )
 
 
