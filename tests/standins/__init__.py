@@ -1,0 +1,1 @@
+"""Stand-ins of models' providers: local servers that speak their wire formats."""
