@@ -13,7 +13,15 @@ from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.server_pb2 import Counts
 from callboard_server.log.events import CONDENSED, kinds
-from callboard_server.store.base import EventFilter, Page, Reader, Store, ThreadRow, Transaction
+from callboard_server.store.base import (
+    AssistantRow,
+    EventFilter,
+    Page,
+    Reader,
+    Store,
+    ThreadRow,
+    Transaction,
+)
 from tests.store.rows import (
     QUEUED,
     REQUIRES_ACTION,
@@ -285,6 +293,99 @@ async def test_assistants(store: Store) -> None:
         assert listed(team="x", n=1) == ["a1"]
 
     await store.read(look)
+
+
+def assistant(number: int, **metadata: object) -> Assistant:
+    """The assistant "a" in a version."""
+    data = Assistant(assistant_id="a", agent="writer", name=f"v{number}", version=number)
+    data.metadata.CopyFrom(to_struct(metadata))
+    return data
+
+
+def a(reader: Reader, version: int | None = None) -> AssistantRow:
+    row = reader.assistant(TENANT, "a", version)
+    assert row is not None
+    return row
+
+
+def team(reader: Reader, name: str) -> list[str]:
+    rows = reader.list_assistants(TENANT, ALL, agent=None, metadata={"team": name})
+    return [row.data.name for row in rows]
+
+
+async def test_versions_of_an_assistant(store: Store) -> None:
+    def add(tx: Transaction) -> None:
+        row = tx.add_assistant(TENANT, assistant(1, team="x"))
+        tx.add_version(row, assistant(2, team="y"))
+        tx.add_version(a(tx), assistant(3, team="z"))
+
+    def go_back(tx: Transaction) -> None:
+        row = a(tx, 2)
+        row.current = 2
+        tx.save_assistant(row)
+
+    def fail(tx: Transaction) -> None:
+        tx.add_version(a(tx), assistant(4))
+        assert a(tx).current == 4
+        raise LookupError
+
+    await store.write(add)
+    await store.write(go_back)
+    with pytest.raises(LookupError):
+        await store.write(fail)
+
+    def look(reader: Reader) -> None:
+        row = a(reader)
+        assert (row.current, row.latest, row.data.name, row.deleted) == (2, 3, "v2", False)
+        assert (a(reader, 3).current, a(reader, 3).data.name) == (2, "v3")
+        assert reader.assistant(TENANT, "a", 4) is None
+        names = [data.name for data in reader.assistant_versions(row.key, ALL)]
+        assert names == ["v3", "v2", "v1"]
+        page = reader.assistant_versions(row.key, Page(1, before=3))
+        assert [data.version for data in page] == [2]
+        assert (team(reader, "y"), team(reader, "z")) == (["v2"], [])
+
+    await store.read(look)
+
+
+async def test_a_deleted_assistant_stays_for_the_runs_that_have_it(store: Store) -> None:
+    def fill(tx: Transaction) -> None:
+        # One that is not deleted, and one of another tenant, are not touched.
+        tx.add_assistant(TENANT, Assistant(assistant_id="b", agent="writer", version=1))
+        tx.add_assistant("other", Assistant(assistant_id="a", agent="writer", version=1))
+        row = tx.add_assistant(TENANT, assistant(1, team="x"))
+        tx.add_version(row, assistant(2, team="x"))
+        run = add_run(tx, open_thread(tx), "r", state=RUNNING)
+        run.data.assistant_id = "a"
+        row.deleted = True
+        tx.save_assistant(row)
+        tx.forget_assistants()
+
+    await store.write(fill)
+
+    def look(reader: Reader) -> None:
+        assert (a(reader).deleted, a(reader, 1).data.name, team(reader, "x")) == (True, "v1", [])
+        assert reader.is_assistant_id_used(TENANT, "a")
+
+    await store.read(look)
+
+    def end(tx: Transaction) -> None:
+        run = tx.run(TENANT, "r")
+        assert run is not None
+        finish(tx, run)
+        tx.forget_assistants()
+
+    await store.write(end)
+
+    def look_again(reader: Reader) -> None:
+        assert reader.assistant(TENANT, "a") is None
+        assert reader.assistant(TENANT, "a", 1) is None
+        assert reader.is_assistant_id_used(TENANT, "a")
+        assert not reader.is_assistant_id_used(TENANT, "c")
+        assert reader.assistant(TENANT, "b") is not None
+        assert reader.assistant("other", "a") is not None
+
+    await store.read(look_again)
 
 
 # The line

@@ -107,9 +107,10 @@ class Sweep:
 
 
 def _forget(tx: Transaction) -> float:
-    """Drops remembered answers that are old; returns the time."""
+    """Drops remembered answers that are old, and deleted assistants; returns the time."""
     now = tx.now / 1e9
     tx.forget(now - REMEMBERED)
+    tx.forget_assistants()
     return now
 
 

@@ -128,7 +128,11 @@ class AssistantRow:
     key: int
     current: int
     """The version that is the current one."""
+    latest: int
+    """The highest version."""
     data: Assistant
+    deleted: bool = False
+    """Whether it was deleted, and only runs that have it go on with it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -281,7 +285,18 @@ class Reader(Protocol):
 
     def assistant(
         self, tenant: str, assistant_id: str, version: int | None = None
-    ) -> AssistantRow | None: ...
+    ) -> AssistantRow | None:
+        """An assistant in one of its versions; the current one where none is named.
+
+        Also one that was deleted, as long as its versions are kept.
+        """
+
+    def assistant_versions(self, assistant: int, page: Page) -> list[Assistant]:
+        """The versions of an assistant; a page is bounded by their numbers."""
+
+    def is_assistant_id_used(self, tenant: str, assistant_id: str) -> bool:
+        """Whether an assistant has an id or, deleted meanwhile, has had it."""
+
     def list_assistants(
         self, tenant: str, page: Page, *, agent: str | None, metadata: Mapping[str, object]
     ) -> list[AssistantRow]: ...
@@ -306,6 +321,9 @@ class Transaction(Reader, Protocol):
     def add_run(self, thread: ThreadRow, data: Run) -> RunRow: ...
     def add_job(self, thread: ThreadRow, parent: int | None, run: RunRow, data: Job) -> JobRow: ...
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow: ...
+    def add_version(self, row: AssistantRow, data: Assistant) -> None:
+        """Adds a version to an assistant, which becomes the current one."""
+
     def add_action(self, run: RunRow, data: Action) -> ActionRow: ...
 
     def save_session(self, row: SessionRow) -> None: ...
@@ -313,6 +331,8 @@ class Transaction(Reader, Protocol):
     def save_run(self, row: RunRow) -> None: ...
     def save_job(self, row: JobRow) -> None: ...
     def save_action(self, row: ActionRow) -> None: ...
+    def save_assistant(self, row: AssistantRow) -> None:
+        """Saves that the version that the row shows is the current one, or that it was deleted."""
 
     def append(
         self, thread: ThreadRow, event: Event, run: RunRow | None = None, *, claimed: bool = True
@@ -332,6 +352,9 @@ class Transaction(Reader, Protocol):
     def delete_session(self, session: SessionRow) -> None: ...
     def delete_thread(self, row: ThreadRow) -> None:
         """Deletes the rows of a thread and its runs; its events stay."""
+
+    def forget_assistants(self) -> None:
+        """Drops the versions of deleted assistants that no live run has; their ids stay used."""
 
     def remember(self, tenant: str, method: str, request_id: str, answer: Remembered) -> None: ...
     def forget(self, before: float) -> None:

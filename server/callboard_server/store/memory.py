@@ -104,6 +104,13 @@ class _Assistant(NamedTuple):
     agent: str
     current: int
     versions: Mapping[int, Assistant]
+    deleted: bool = False
+
+    def shown(self, key: int, version: int) -> AssistantRow | None:
+        data = self.versions.get(version)
+        if data is None:
+            return None
+        return AssistantRow(key, self.current, max(self.versions), _copy(data), self.deleted)
 
 
 class _Request(NamedTuple):
@@ -475,9 +482,16 @@ class MemoryReader:
     ) -> AssistantRow | None:
         for key, row in self._tables.assistants.items():
             if (row.tenant, row.assistant_id) == (tenant, assistant_id):
-                data = row.versions.get(row.current if version is None else version)
-                return AssistantRow(key, row.current, _copy(data)) if data else None
+                return row.shown(key, row.current if version is None else version)
         return None
+
+    def assistant_versions(self, assistant: int, page: Page) -> list[Assistant]:
+        versions = self._tables.assistants[assistant].versions
+        return [_copy(versions[version]) for version in _paged(versions, page)]
+
+    def is_assistant_id_used(self, tenant: str, assistant_id: str) -> bool:
+        rows = self._tables.assistants.values()
+        return any((row.tenant, row.assistant_id) == (tenant, assistant_id) for row in rows)
 
     def list_assistants(
         self, tenant: str, page: Page, *, agent: str | None, metadata: Mapping[str, object]
@@ -487,13 +501,12 @@ class MemoryReader:
             key
             for key, row in rows.items()
             if row.tenant == tenant
+            and not row.deleted
             and agent in (None, row.agent)
             and _holds(to_dict(row.versions[row.current].metadata), metadata)
         )
-        return [
-            AssistantRow(key, rows[key].current, _copy(rows[key].versions[rows[key].current]))
-            for key in _paged(found, page)
-        ]
+        shown = (rows[key].shown(key, rows[key].current) for key in _paged(found, page))
+        return [row for row in shown if row is not None]
 
     # Everything else
 
@@ -614,7 +627,15 @@ class MemoryTransaction(MemoryReader):
         key, version = self._key("assistants"), data.version
         row = _Assistant(tenant, data.assistant_id, data.agent, version, {version: _copy(data)})
         self._put(self._tables.assistants, key, row)
-        return AssistantRow(key, version, data)
+        return AssistantRow(key, version, version, data)
+
+    def add_version(self, row: AssistantRow, data: Assistant) -> None:
+        row.current = row.latest = data.version
+        row.data = data
+        stored = self._tables.assistants[row.key]
+        versions = {**stored.versions, data.version: _copy(data)}
+        self._put(self._tables.assistants, row.key, stored._replace(versions=versions))
+        self.save_assistant(row)
 
     # Changing
 
@@ -645,6 +666,11 @@ class MemoryTransaction(MemoryReader):
         ending = row.state, row.response, row.ended_at
         stored = _Action(tenant, row.run.key, _copy(row.data), *ending)
         self._put(self._tables.actions, row.key, stored)
+
+    def save_assistant(self, row: AssistantRow) -> None:
+        stored = self._tables.assistants[row.key]
+        changed = stored._replace(current=row.current, deleted=row.deleted)
+        self._put(self._tables.assistants, row.key, changed)
 
     def append(
         self, thread: ThreadRow, event: Event, run: RunRow | None = None, *, claimed: bool = True
@@ -698,6 +724,12 @@ class MemoryTransaction(MemoryReader):
 
     def _is_on(self, action: _Action, thread: int) -> bool:
         return self._tables.runs[action.run].thread == thread
+
+    def forget_assistants(self) -> None:
+        live = {(r.tenant, r.data.assistant_id) for r in self._tables.runs.values() if r.is_live}
+        for key, row in list(self._tables.assistants.items()):
+            if row.deleted and row.versions and (row.tenant, row.assistant_id) not in live:
+                self._put(self._tables.assistants, key, row._replace(versions={}))
 
     # Remembered answers
 

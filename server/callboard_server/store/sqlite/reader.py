@@ -42,6 +42,8 @@ _JOBS = f"{_THREADS} JOIN jobs j ON j.thread = t.key JOIN runs r ON r.key = j.ru
 _JOB = ", ".join([*columns(StoredJob, "j"), _RUN])
 _ACTIONS = f"actions a JOIN {_RUNS.replace('runs r', 'runs r ON r.key = a.run', 1)}"
 _ACTION = f"a.key, a.state, a.data, a.response, a.ended_at, {_RUN}"
+_ASSISTANT = """a.key, a.version,
+    (SELECT max(version) FROM assistant_versions WHERE assistant = a.key), v.data, a.deleted"""
 _EVENTS = "SELECT session, sequence, thread, run, kind, data FROM events"
 _BELOW = """WITH RECURSIVE tree (key) AS (
     VALUES (?) UNION ALL SELECT c.key FROM threads c JOIN tree ON c.parent = tree.key
@@ -348,26 +350,33 @@ class SqliteReader:
     def assistant(
         self, tenant: str, assistant_id: str, version: int | None = None
     ) -> AssistantRow | None:
-        sql = """SELECT a.key, a.version, v.data FROM assistants a JOIN assistant_versions v
+        sql = f"""SELECT {_ASSISTANT} FROM assistants a JOIN assistant_versions v
             ON v.assistant = a.key AND v.version = coalesce(?, a.version)
             WHERE a.tenant = ? AND a.assistant_id = ?"""
         row = self._row(sql, (version, tenant, assistant_id))
-        return AssistantRow(row[0], row[1], Assistant.FromString(row[2])) if row else None
+        return _assistant_row(row) if row else None
+
+    def assistant_versions(self, assistant: int, page: Page) -> list[Assistant]:
+        where, parameters = ["v.assistant = ?"], list[Any]([assistant])
+        tail = _page(where, parameters, "v.version", page)
+        rows = self._rows(f"SELECT v.data FROM assistant_versions v {tail}", parameters)
+        return [Assistant.FromString(data) for (data,) in rows]
+
+    def is_assistant_id_used(self, tenant: str, assistant_id: str) -> bool:
+        sql = "SELECT 1 FROM assistants WHERE tenant = ? AND assistant_id = ?"
+        return self._row(sql, (tenant, assistant_id)) is not None
 
     def list_assistants(
         self, tenant: str, page: Page, *, agent: str | None, metadata: Mapping[str, object]
     ) -> list[AssistantRow]:
-        where, parameters = ["a.tenant = ?"], [tenant]
+        where, parameters = ["a.tenant = ?", "a.deleted = 0"], [tenant]
         if agent is not None:
             _add(where, parameters, "a.agent = ?", agent)
         _add_contained(where, parameters, "a.metadata", metadata)
         tail = _page(where, parameters, "a.key", page)
-        sql = f"""SELECT a.key, a.version, v.data FROM assistants a JOIN assistant_versions v
+        sql = f"""SELECT {_ASSISTANT} FROM assistants a JOIN assistant_versions v
             ON v.assistant = a.key AND v.version = a.version {tail}"""
-        return [
-            AssistantRow(key, current, Assistant.FromString(data))
-            for key, current, data in self._rows(sql, parameters)
-        ]
+        return [_assistant_row(row) for row in self._rows(sql, parameters)]
 
     # Everything else
 
@@ -452,6 +461,11 @@ class SqliteReader:
                 ended_at,
             )
         return self._actions[key]
+
+
+def _assistant_row(row: tuple[Any, ...]) -> AssistantRow:
+    key, current, latest, data, deleted = row
+    return AssistantRow(key, current, latest, Assistant.FromString(data), bool(deleted))
 
 
 def _add(where: list[str], parameters: list[Any], condition: str, value: object) -> None:

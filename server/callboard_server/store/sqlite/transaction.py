@@ -14,6 +14,7 @@ from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
 from callboard.v1.event_pb2 import Action, Event
 from callboard.v1.job_pb2 import Job
+from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.events import kind_of, redacted
@@ -275,7 +276,7 @@ class SqliteTransaction(CachedReader):
         return row
 
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow:
-        row = AssistantRow(self._key("assistants"), data.version, data)
+        row = AssistantRow(self._key("assistants"), data.version, data.version, data)
         self._hold(
             "INSERT INTO assistants (key, tenant, assistant_id, agent, version, metadata) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -286,13 +287,22 @@ class SqliteTransaction(CachedReader):
             data.version,
             json_text(to_dict(data.metadata)),
         )
+        self._hold_version(row)
+        return row
+
+    def add_version(self, row: AssistantRow, data: Assistant) -> None:
+        row.current = row.latest = data.version
+        row.data = data
+        self._hold_version(row)
+        self.save_assistant(row)
+
+    def _hold_version(self, row: AssistantRow) -> None:
         self._hold(
             "INSERT INTO assistant_versions (assistant, version, data) VALUES (?, ?, ?)",
             row.key,
-            data.version,
-            data.SerializeToString(),
+            row.data.version,
+            row.data.SerializeToString(),
         )
-        return row
 
     # Changing
 
@@ -314,6 +324,15 @@ class SqliteTransaction(CachedReader):
             row.state,
             row.response.SerializeToString() if row.response else None,
             row.ended_at,
+            row.key,
+        )
+
+    def save_assistant(self, row: AssistantRow) -> None:
+        self._hold(
+            "UPDATE assistants SET version = ?, metadata = ?, deleted = ? WHERE key = ?",
+            row.current,
+            json_text(to_dict(row.data.metadata)),
+            row.deleted,
             row.key,
         )
 
@@ -393,6 +412,15 @@ class SqliteTransaction(CachedReader):
         self._send_rows()
         self._own.send()
         self._gone.update(places)
+
+    def forget_assistants(self) -> None:
+        self._hold(
+            "DELETE FROM assistant_versions "
+            "WHERE assistant IN (SELECT key FROM assistants WHERE deleted = 1) "
+            "AND NOT EXISTS (SELECT 1 FROM runs r JOIN assistants a ON a.tenant = r.tenant "
+            "AND a.assistant_id = r.assistant WHERE a.key = assistant_versions.assistant "
+            f"AND r.state < {RunState.RUN_STATE_SUCCEEDED})"
+        )
 
     # Remembered answers
 
