@@ -52,13 +52,21 @@ class ModelError(Exception):
         message: Says so in words of this server, and never in those of a provider's answer, which
             may repeat what was sent; may be shown to anyone.
         retry_after: In how many seconds the provider wants to be asked again, where it says so.
+        usage: What the call used all the same, where that is known.
     """
 
-    def __init__(self, kind: FailureKind, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        retry_after: float | None = None,
+        usage: Usage | None = None,
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.retry_after = retry_after
+        self.usage = usage
 
     @property
     def may_pass(self) -> bool:
