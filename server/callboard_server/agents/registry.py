@@ -13,7 +13,7 @@ from callboard.v1.message_pb2 import Message
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context
 from callboard_server.agents.entrypoints import load_object
-from callboard_server.agents.function import adapt, to_message
+from callboard_server.agents.function import adapt, config_schema, to_message
 from callboard_server.agents.kit import job_tools
 from callboard_server.agents.sources import ToolSource
 from callboard_server.agents.tools import Tool, tool
@@ -183,6 +183,7 @@ def _make_spec(name: str, agent: object) -> AgentSpec:
         description=_first_line(agent),
         kind=Agent.KIND_FUNCTION,
         run=run,
+        config_schema=config_schema(agent),
     )
 
 
