@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from callboard.v1 import job_pb2, run_pb2, server_pb2
@@ -30,7 +31,6 @@ WARM_UP = 3
 class Recording:
     """What the measured server answered."""
 
-    created: run_pb2.Run
     finished: run_pb2.Run
     job: job_pb2.Job
     info: server_pb2.ServerInfo
@@ -42,15 +42,14 @@ async def record(address: str) -> Recording:
     """Makes every call of the workload; a few times, so that caches are warm."""
     async with grpc.aio.insecure_channel(address) as channel:
         runs, jobs = RunServiceStub(channel), JobServiceStub(channel)
-        request = run_pb2.CreateRunRequest(assistant_id="echo")
+        request = run_pb2.CreateRunRequest(assistant_id="echo", wait=Duration(seconds=60))
         for _ in range(WARM_UP):
-            created = await runs.CreateRun(request)
-            finished = await runs.WaitRun(run_pb2.WaitRunRequest(run_id=created.run_id))
+            finished = await runs.CreateRun(request)
             job = await jobs.LaunchJob(job_pb2.LaunchJobRequest(assistant_id="echo", task="hi"))
             frames = {agent: await _stream(runs, agent) for agent in AGENTS_WITH_EVENTS}
         info = await ServerServiceStub(channel).GetServerInfo(server_pb2.GetServerInfoRequest())
         info.counts.runs_queued = info.counts.runs_running = 0
-        return Recording(created, finished, job, info, frames)
+        return Recording(finished, job, info, frames)
 
 
 async def _stream(runs: Any, agent: str) -> list[run_pb2.EventFrame]:
@@ -86,7 +85,7 @@ def _serialize(message: Message) -> bytes:
 def _handlers(recording: Recording) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
     return {
         "callboard.v1.RunService": {
-            "CreateRun": _unary(run_pb2.CreateRunRequest, recording.created),
+            "CreateRun": _unary(run_pb2.CreateRunRequest, recording.finished),
             "WaitRun": _unary(run_pb2.WaitRunRequest, recording.finished),
             "GetRun": _unary(run_pb2.GetRunRequest, recording.finished),
             "StreamRun": _streaming(

@@ -12,6 +12,8 @@ from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import RunState
 
 PAGE = 50
+LONGEST = 60.0
+"""Seconds that a run may take."""
 
 
 class CallboardSide:
@@ -35,8 +37,7 @@ class CallboardSide:
         await self._client.runs.get(self._run_id)
 
     async def run(self) -> None:
-        run = await self._client.runs.create("echo", "hi")
-        run = await self._client.runs.wait(run.run_id)
+        run = await self._client.runs.create("echo", "hi", wait=LONGEST)
         if run.state != RunState.RUN_STATE_SUCCEEDED:
             raise RuntimeError(f"a run ended as {RunState.Name(run.state)}")
 

@@ -23,7 +23,7 @@ from callboard._requests import create_run_request, new_request_id
 from callboard._states import TERMINAL_STATES
 from callboard._sync.caller import Caller
 from callboard._sync.streams import EventStream, FrameCall
-from callboard._times import to_duration
+from callboard._times import seconds_of, to_duration
 from callboard._waiting import Wait
 from callboard.errors import WaitTimeout
 from callboard.v1.event_pb2 import ActionResponse
@@ -70,8 +70,9 @@ class Runs:
         metadata: Mapping[str, Any] | None = None,
         thread_metadata: Mapping[str, Any] | None = None,
         request_id: str | None = None,
+        wait: float | timedelta | None = None,
     ) -> Run:
-        """Starts a run and returns it at once.
+        """Starts a run and returns it at once, or with `wait` once it is done.
 
         Args:
             assistant: The assistant, or an agent's name; the thread's current assistant when left
@@ -92,9 +93,11 @@ class Runs:
             metadata: Free data of your own.
             thread_metadata: Metadata of the thread, where a new one is made.
             request_id: Makes repeats of your own safe; made by the client when left out.
+            wait: For how many seconds the call waits until the run is done or needs an action, up
+                to 600. A run that takes longer goes on, and is returned as it stands.
 
         Returns:
-            The run, usually still queued.
+            The run: usually still queued, where the call does not wait.
 
         Raises:
             NotFound: THREAD_NOT_FOUND or ASSISTANT_NOT_FOUND.
@@ -119,7 +122,11 @@ class Runs:
             thread_metadata=thread_metadata,
             request_id=request_id,
         )
-        return self._caller.repeatable(self._stub.CreateRun, request)
+        seconds = 0.0
+        if wait is not None:
+            seconds = seconds_of(wait, "wait")
+            request.wait.FromTimedelta(timedelta(seconds=seconds))
+        return self._caller.repeatable(self._stub.CreateRun, request, longer_by=seconds)
 
     def stream(
         self,

@@ -138,9 +138,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RUN_TIMEOUT: _ErrorReason.ValueType  # 204
     """The run used up its timeout."""
     ERROR_REASON_TURN_LIMIT: _ErrorReason.ValueType  # 205
-    """The chat agent reached its bound on turns, tokens or cost."""
+    """The chat agent reached its bound on turns, tokens or cost; metadata "limit" names it as the
+    configuration does.
+    """
     ERROR_REASON_MODEL_CREDENTIALS: _ErrorReason.ValueType  # 206
-    """The model's provider refused the credentials."""
+    """The model's provider refused the credentials, or they may not use the model."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 207
     """The model's provider does not know the model."""
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 208
@@ -148,13 +150,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_REJECTED: _ErrorReason.ValueType  # 209
     """The model's provider rejected the request."""
     ERROR_REASON_MODEL_REFUSAL: _ErrorReason.ValueType  # 210
-    """The model refused to answer."""
+    """The model refused to answer. What it said is the result."""
     ERROR_REASON_MODEL_CONTEXT_OVERFLOW: _ErrorReason.ValueType  # 211
     """The conversation does not fit the model's context, also after compaction."""
     ERROR_REASON_MODEL_QUOTA: _ErrorReason.ValueType  # 212
     """The quota or budget at the model's provider is used up."""
     ERROR_REASON_MODEL_MAX_TOKENS: _ErrorReason.ValueType  # 213
-    """The model's answer was cut off by its limit on output tokens."""
+    """The model's answer was cut off by its limit on output tokens. What there is of it is the result."""
+    ERROR_REASON_MODEL_OUTPUT_INVALID: _ErrorReason.ValueType  # 214
+    """The model's answer does not fit the output schema, also after it was told so."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 220
     """The run was cancelled. Someone asked for it."""
     ERROR_REASON_SUPERSEDED: _ErrorReason.ValueType  # 221
@@ -274,9 +278,11 @@ ERROR_REASON_CONFIG_INVALID: ErrorReason.ValueType  # 203
 ERROR_REASON_RUN_TIMEOUT: ErrorReason.ValueType  # 204
 """The run used up its timeout."""
 ERROR_REASON_TURN_LIMIT: ErrorReason.ValueType  # 205
-"""The chat agent reached its bound on turns, tokens or cost."""
+"""The chat agent reached its bound on turns, tokens or cost; metadata "limit" names it as the
+configuration does.
+"""
 ERROR_REASON_MODEL_CREDENTIALS: ErrorReason.ValueType  # 206
-"""The model's provider refused the credentials."""
+"""The model's provider refused the credentials, or they may not use the model."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 207
 """The model's provider does not know the model."""
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 208
@@ -284,13 +290,15 @@ ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 208
 ERROR_REASON_MODEL_REJECTED: ErrorReason.ValueType  # 209
 """The model's provider rejected the request."""
 ERROR_REASON_MODEL_REFUSAL: ErrorReason.ValueType  # 210
-"""The model refused to answer."""
+"""The model refused to answer. What it said is the result."""
 ERROR_REASON_MODEL_CONTEXT_OVERFLOW: ErrorReason.ValueType  # 211
 """The conversation does not fit the model's context, also after compaction."""
 ERROR_REASON_MODEL_QUOTA: ErrorReason.ValueType  # 212
 """The quota or budget at the model's provider is used up."""
 ERROR_REASON_MODEL_MAX_TOKENS: ErrorReason.ValueType  # 213
-"""The model's answer was cut off by its limit on output tokens."""
+"""The model's answer was cut off by its limit on output tokens. What there is of it is the result."""
+ERROR_REASON_MODEL_OUTPUT_INVALID: ErrorReason.ValueType  # 214
+"""The model's answer does not fit the output schema, also after it was told so."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 220
 """The run was cancelled. Someone asked for it."""
 ERROR_REASON_SUPERSEDED: ErrorReason.ValueType  # 221

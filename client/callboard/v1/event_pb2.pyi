@@ -452,11 +452,11 @@ class Event(_message.Message):
 
     @_builtins.property
     def model_call_started(self) -> Global___ModelCallStarted:
-        """A model is being called."""
+        """A model is called again."""
 
     @_builtins.property
     def model_call_finished(self) -> Global___ModelCallFinished:
-        """A model answered or failed."""
+        """A try of a model call failed."""
 
     @_builtins.property
     def tool_started(self) -> Global___ToolStarted:
@@ -764,8 +764,8 @@ Global___MessageAdded: _TypeAlias = MessageAdded  # noqa: Y015
 
 @_typing.final
 class MessageDiscarded(_message.Message):
-    """A model call failed after it had streamed text. The deltas with this message_id are void; a
-    repeated call has a new message_id.
+    """A model call failed. The deltas with this message_id are void; a repeated call has a new
+    message_id.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1197,7 +1197,9 @@ Global___RunsRolledBack: _TypeAlias = RunsRolledBack  # noqa: Y015
 
 @_typing.final
 class ModelCallStarted(_message.Message):
-    """A model is being called."""
+    """A model is called again after a try that failed. The first try has no such event: it begins as its
+    run does, or with the last result of the tools before it. Written without waiting for it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1227,26 +1229,25 @@ Global___ModelCallStarted: _TypeAlias = ModelCallStarted  # noqa: Y015
 
 @_typing.final
 class ModelCallFinished(_message.Message):
-    """A model answered or failed."""
+    """A try of a model call failed. Its message_discarded follows in the same commit. A try that
+    succeeded has no such event: the message that it wrote says what it used and why it stopped.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
-    STOP_REASON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RETRY_TIME_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The message that the call was to write."""
-    stop_reason: _message_pb2.StopReason.ValueType
-    """Why the model stopped."""
     @_builtins.property
     def usage(self) -> _message_pb2.Usage:
-        """What it used."""
+        """What it used all the same, as far as the provider said so. Counts for the run."""
 
     @_builtins.property
     def error(self) -> _lifecycle_pb2.RunError:
-        """What went wrong, if it failed."""
+        """What went wrong. Never in the words of the provider, which may repeat what was sent."""
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
@@ -1257,13 +1258,12 @@ class ModelCallFinished(_message.Message):
         *,
         message_id: _builtins.str = ...,
         usage: _message_pb2.Usage | None = ...,
-        stop_reason: _message_pb2.StopReason.ValueType = ...,
         error: _lifecycle_pb2.RunError | None = ...,
         retry_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "retry_time", b"retry_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message_id", b"message_id", "retry_time", b"retry_time", "stop_reason", b"stop_reason", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message_id", b"message_id", "retry_time", b"retry_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -242,6 +242,7 @@ class CreateRunRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     THREAD_METADATA_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     thread_id: _builtins.str
     """The thread; a new one when empty."""
     assistant_id: _builtins.str
@@ -282,6 +283,13 @@ class CreateRunRequest(_message.Message):
     def thread_metadata(self) -> _struct_pb2.Struct:
         """Metadata of the thread, where one is made."""
 
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long CreateRun waits for the run to be done or to need an action before it returns the run
+        as it stands; 10 minutes at most. The run goes on in any case: wait on with WaitRun. Absent: no
+        waiting. Refused in StreamRun.
+        """
+
     def __init__(
         self,
         *,
@@ -298,10 +306,11 @@ class CreateRunRequest(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         request_id: _builtins.str = ...,
         thread_metadata: _struct_pb2.Struct | None = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_thread_sequence", b"_expected_thread_sequence", "config", b"config", "expected_thread_sequence", b"expected_thread_sequence", "input", b"input", "metadata", b"metadata", "start_after", b"start_after", "thread_metadata", b"thread_metadata", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_thread_sequence", b"_expected_thread_sequence", "config", b"config", "expected_thread_sequence", b"expected_thread_sequence", "input", b"input", "metadata", b"metadata", "start_after", b"start_after", "thread_metadata", b"thread_metadata", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_thread_sequence", b"_expected_thread_sequence", "additional_instructions", b"additional_instructions", "assistant_id", b"assistant_id", "config", b"config", "expected_thread_sequence", b"expected_thread_sequence", "input", b"input", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "pending_actions", b"pending_actions", "request_id", b"request_id", "start_after", b"start_after", "thread_id", b"thread_id", "thread_metadata", b"thread_metadata", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_thread_sequence", b"_expected_thread_sequence", "additional_instructions", b"additional_instructions", "assistant_id", b"assistant_id", "config", b"config", "expected_thread_sequence", b"expected_thread_sequence", "input", b"input", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "pending_actions", b"pending_actions", "request_id", b"request_id", "start_after", b"start_after", "thread_id", b"thread_id", "thread_metadata", b"thread_metadata", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_thread_sequence: _TypeAlias = _typing.Literal["expected_thread_sequence"]  # noqa: Y015
     _WhichOneofArgType__expected_thread_sequence: _TypeAlias = _typing.Literal["_expected_thread_sequence", b"_expected_thread_sequence"]  # noqa: Y015

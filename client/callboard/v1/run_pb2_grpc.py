@@ -77,7 +77,7 @@ class RunServiceServicer(object):
     """
 
     def CreateRun(self, request, context):
-        """Admits a run and returns it at once, usually still QUEUED.
+        """Admits a run and returns it at once, usually still QUEUED; with wait, once it is done.
 
         Writes run_created and the input's messages and values in one commit, and with INTERRUPT and
         ROLLBACK the end of the runs that it supersedes. An empty thread_id makes a thread. A repeat

@@ -36,7 +36,7 @@ class RunServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RunServiceAsyncStub: ...
     CreateRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CreateRunRequest, _run_pb2.Run]
-    """Admits a run and returns it at once, usually still QUEUED.
+    """Admits a run and returns it at once, usually still QUEUED; with wait, once it is done.
 
     Writes run_created and the input's messages and values in one commit, and with INTERRUPT and
     ROLLBACK the end of the runs that it supersedes. An empty thread_id makes a thread. A repeat
@@ -93,7 +93,7 @@ class RunServiceAsyncStub(RunServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CreateRunRequest, _run_pb2.Run]  # type: ignore[assignment]
-    """Admits a run and returns it at once, usually still QUEUED.
+    """Admits a run and returns it at once, usually still QUEUED; with wait, once it is done.
 
     Writes run_created and the input's messages and values in one commit, and with INTERRUPT and
     ROLLBACK the end of the runs that it supersedes. An empty thread_id makes a thread. A repeat
@@ -153,7 +153,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.CreateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
-        """Admits a run and returns it at once, usually still QUEUED.
+        """Admits a run and returns it at once, usually still QUEUED; with wait, once it is done.
 
         Writes run_created and the input's messages and values in one commit, and with INTERRUPT and
         ROLLBACK the end of the runs that it supersedes. An empty thread_id makes a thread. A repeat

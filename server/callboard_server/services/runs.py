@@ -35,8 +35,18 @@ class RunServicer:
     async def CreateRun(self, request: pb.CreateRunRequest, call: Call) -> pb.Run:
         check = Check()
         _check_run(check, "", request)
+        if request.HasField("wait"):
+            check.duration("wait", request.wait, longest=_LONGEST_WAIT)
         check.done()
-        return await self._create(request, call)
+        run = await self._create(request, call)
+        if not request.HasField("wait"):
+            return run
+        return await self._engine.wait_for_run(
+            call.caller.tenant,
+            run.run_id,
+            Until.UNTIL_DONE_OR_ACTION,
+            request.wait.ToNanoseconds() / 1e9,
+        )
 
     async def _create(self, request: pb.CreateRunRequest, call: Call) -> pb.Run:
         caller = call.caller
@@ -88,6 +98,8 @@ class RunServicer:
         check = Check()
         _check_run(check, "run.", request.run)
         check.enum(request, "until")
+        if request.run.HasField("wait"):
+            check.wrong("run.wait", "belongs to CreateRun: a stream says itself when it ends")
         check.done()
         if request.HasField("cancel_after_detach"):
             raise errors.not_implemented("StreamRun.cancel_after_detach")
