@@ -42,6 +42,7 @@ def work(tx: Transaction) -> None:
     event = Event()
     event.model_call_finished.usage.input_tokens = 5
     tx.append(root, event, run)
+    run.data.usage.input_tokens = 5
     event.run_progress.progress.current = 2
     tx.append(root, event, run)
     run.data.progress.current = 2

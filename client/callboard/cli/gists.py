@@ -25,7 +25,6 @@ from callboard.cli.states import state_word
 from callboard.v1.event_pb2 import (
     JobDelivery,
     JobUpdated,
-    ModelCallFinished,
     RunCancelRequested,
     RunCreated,
     RunQueued,
@@ -34,7 +33,6 @@ from callboard.v1.event_pb2 import (
     StepRecorded,
     ThreadCreated,
 )
-from callboard.v1.message_pb2 import StopReason
 
 
 def short(identifier: str) -> str:
@@ -133,14 +131,6 @@ def _run_cancel_requested(request: RunCancelRequested) -> str:
     return _join(state_word(request.state), by, "with its jobs" if request.cascade else "")
 
 
-def _model_call_finished(finished: ModelCallFinished) -> str:
-    if finished.error.message:
-        return finished.error.message
-    usage = finished.usage
-    tokens = f"{usage.input_tokens} in, {usage.output_tokens} out" if usage.output_tokens else ""
-    return _join(StopReason.Name(finished.stop_reason).removeprefix("STOP_REASON_").lower(), tokens)
-
-
 def _step(step: StepRecorded) -> str:
     return f"{'/'.join([*step.parents, f'{step.name}#{step.occurrence}'])} = {step.result_json}"
 
@@ -183,7 +173,7 @@ _GISTS: dict[str, Callable[[Any], str]] = {
     "run_finished": lambda finished: _outcome(finished.state, finished.outcome),
     "runs_rolled_back": lambda rolled: ", ".join(map(short, rolled.run_ids)),
     "model_call_started": lambda started: started.model,
-    "model_call_finished": _model_call_finished,
+    "model_call_finished": lambda finished: finished.error.message,
     "tool_started": lambda started: call_gist(started.call),
     "step_recorded": _step,
     "custom": lambda custom: f"{custom.name} {custom.data_json}",

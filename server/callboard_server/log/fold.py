@@ -92,6 +92,11 @@ def _said(run: Run, event: Event) -> None:
         add_usage(run.usage, message.usage)
 
 
+def _tried(run: Run, event: Event) -> None:
+    # Of a try that failed: what one that succeeded used stands in its message.
+    add_usage(run.usage, event.model_call_finished.usage)
+
+
 def _steered(run: Run, event: Event) -> None:
     run.steered_sequence = event.sequence
 
@@ -112,6 +117,7 @@ _RUN_FOLDS: dict[str, Callable[[Run, Event], None]] = {
     "run_cancel_requested": _stopping,
     "run_input_added": _steered,
     "message_added": _said,
+    "model_call_finished": _tried,
     "run_finished": _finished,
 }
 
