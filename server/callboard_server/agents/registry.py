@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from callboard.v1.assistant_pb2 import Agent
 from callboard.v1.message_pb2 import Message
@@ -17,8 +17,11 @@ from callboard_server.agents.function import adapt, config_schema, to_message
 from callboard_server.agents.kit import job_tools
 from callboard_server.agents.sources import ToolSource
 from callboard_server.agents.tools import Tool, tool
-from callboard_server.config import AgentSettings, ConfigError, ServerConfig
+from callboard_server.config import AgentSettings, ConfigError, McpSettings, ServerConfig
 from callboard_server.models.base import ModelSpecError
+
+if TYPE_CHECKING:
+    from callboard_server.agents.mcp import McpServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,26 @@ def load(config: ServerConfig, base: Path) -> Registry:
     Raises:
         ConfigError: An agent cannot be made; the message names the key and the reason.
     """
+    base = base.resolve()
+    servers = {name: _load_server(name, settings, base) for name, settings in config.mcp.items()}
     return Registry(
-        _load_agent(name, settings, base.resolve()) for name, settings in config.agents.items()
+        _load_agent(name, settings, base, servers) for name, settings in config.agents.items()
     )
+
+
+def _load_server(name: str, settings: McpSettings, base: Path) -> McpServer:
+    try:
+        # Its package is an extra, and takes a second to import.
+        from callboard_server.agents.mcp import McpServer
+    except ModuleNotFoundError as error:
+        if error.name not in ("mcp", "mcp_types", "httpx2"):
+            raise
+        reason = 'needs the package mcp: pip install "callboard[mcp]"'
+        raise ConfigError(f"[mcp.{name}] {reason}") from error
+    try:
+        return McpServer(name, settings, base)
+    except ConfigError as error:
+        raise ConfigError(f"[mcp.{name}] {error}") from error
 
 
 def _adopt(name: str, function: object) -> AgentSpec:
@@ -106,9 +126,11 @@ def _adopt(name: str, function: object) -> AgentSpec:
         raise ConfigError(f"agent {name}: {_place(function)}{error}") from error
 
 
-def _load_agent(name: str, settings: AgentSettings, base: Path) -> AgentSpec:
+def _load_agent(
+    name: str, settings: AgentSettings, base: Path, servers: Mapping[str, McpServer]
+) -> AgentSpec:
     if settings.entrypoint is None:
-        chat = _make_chat_agent(name, settings, base)
+        chat = _make_chat_agent(name, settings, base, servers)
         return _with_settings(_make_spec(name, chat), settings)
     key = f"[agents.{name}] entrypoint"
     agent = _load(settings.entrypoint, base, key)
@@ -119,16 +141,39 @@ def _load_agent(name: str, settings: AgentSettings, base: Path) -> AgentSpec:
         raise ConfigError(f'{key} "{settings.entrypoint}": {reason}') from error
 
 
-def _make_chat_agent(name: str, settings: AgentSettings, base: Path) -> ChatAgent:
+def _make_chat_agent(
+    name: str, settings: AgentSettings, base: Path, servers: Mapping[str, McpServer]
+) -> ChatAgent:
     tools = [_load_tool(f"[agents.{name}] tools", written, base) for written in settings.tools]
     if settings.callable_agents:
         tools += job_tools(settings.callable_agents)
     try:
-        return ChatAgent(settings.model or "", settings.system, tools, settings.max_turns, base)
+        return ChatAgent(
+            settings.model or "",
+            settings.system,
+            tools,
+            settings.max_turns,
+            base,
+            _pick_sources(f"[agents.{name}] mcp", settings.mcp, servers),
+        )
     except ModelSpecError as error:
         raise ConfigError(f"[agents.{name}] model: {error}") from error
     except ValueError as error:
         raise ConfigError(f"[agents.{name}] tools: {error}") from error
+
+
+def _pick_sources(
+    key: str, entries: Sequence[str], servers: Mapping[str, McpServer]
+) -> list[ToolSource]:
+    """Returns whole servers where they are named alone, else what is named of them."""
+    wanted: dict[str, list[str]] = {}
+    for entry in entries:
+        server, _, name = entry.partition(":")
+        wanted.setdefault(server, []).append(name)
+    return [
+        servers[server] if "" in names else servers[server].pick(names, key)
+        for server, names in wanted.items()
+    ]
 
 
 def _load_tool(key: str, written: str, base: Path) -> Tool:
