@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,7 +31,20 @@ _AGENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # Stands before the names of its tools, parted by two underscores.
 _MCP_NAME = re.compile(r"(?=.{1,32}\Z)[A-Za-z][A-Za-z0-9-]*(_[A-Za-z0-9-]+)*")
 
-_OF_A_MODEL = {"system", "tools", "mcp", "workspace", "max_turns", "callable_agents"}
+_PROVIDER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_OF_ANY_AGENT = {
+    *("description", "entrypoint", "model", "timeout"),
+    *("concurrency", "max_attempts", "retry_pause"),
+}
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(:-(?P<default>[^}]*))?\}")
+
+OFFLINE = "offline"
+"""The provider of models that are tables."""
+BUILT_IN = ("anthropic", "openai")
+"""The providers that are there without a table."""
+
+Policy = Literal["allow", "ask", "deny"]
+"""Whether a tool runs at once, only with a permission from outside, or never."""
 
 
 class ConfigError(Exception):
@@ -147,23 +162,108 @@ class WorkspaceSettings(_Section):
     """Names of variables of this process that commands get, beside PATH and the like."""
 
 
+def _fill_in(text: str) -> str:
+    """Puts the values of environment variables in the places that name them."""
+
+    def value_of(match: re.Match[str]) -> str:
+        value = os.environ.get(match["name"]) or match["default"]
+        if value is None:
+            raise PydanticCustomError(
+                "variable",
+                "the environment variable {name} is not set; set it, or write {form}",
+                {"name": match["name"], "form": f"${{{match['name']}:-VALUE}}"},
+            )
+        return value
+
+    return _VARIABLE.sub(value_of, text)
+
+
+FilledIn = Annotated[str, AfterValidator(_fill_in)]
+"""Text of the file in which `${NAME}` or `${NAME:-DEFAULT}` stands for an environment variable."""
+
+
+class ProviderSettings(_Section):
+    """`[providers.NAME]`: where models are, and which key opens them."""
+
+    kind: Literal["anthropic", "openai", "openai-chat"] | None = None
+    """The API that it speaks; `anthropic` and `openai` do so by their names."""
+    base_url: FilledIn | None = None
+    """Its address; that of the vendor when left out."""
+    api_key_env: str | None = None
+    """The name of the variable that holds its key."""
+    api_key_file: str | None = None
+    """The file that holds its key, named from the folder of this file."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ProviderSettings:
+        if self.base_url is not None and not _is_plain_url(self.base_url):
+            raise PydanticCustomError(
+                "provider_url", "base_url must begin with http:// or https:// and hold no password"
+            )
+        if self.api_key_env is not None and self.api_key_file is not None:
+            raise PydanticCustomError(
+                "provider_key", "has its key from api_key_env or api_key_file, not from both"
+            )
+        return self
+
+
+class PriceSettings(_Section):
+    """`[prices."PROVIDER:MODEL"]`: what a million tokens cost, in whatever money."""
+
+    input: NonNegativeFloat
+    """Read, and not from the provider's cache."""
+    output: NonNegativeFloat
+    """Written, reasoning included."""
+    cached_input: NonNegativeFloat | None = None
+    """Read from the provider's cache; as `input` when left out."""
+    cache_write: NonNegativeFloat | None = None
+    """Read, and written to the provider's cache; as `input` when left out."""
+
+
+class ClientToolSettings(_Section):
+    """`[[agents.NAME.client_tools]]`: a tool that a client runs."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object"})
+    """JSON Schema of the arguments, which are one object."""
+
+
 class AgentSettings(_Section):
     """`[agents.NAME]`: an entrypoint in code, or a chat agent without any."""
 
     description: str = ""
     entrypoint: str | None = None
     """`file.py:object`, named from the folder of this file, or `package.module:object`."""
-    model: str | None = None
+    model: FilledIn | None = None
+    """`PROVIDER:MODEL`, or `offline:TABLE.toml`."""
     system: str = ""
     tools: list[str] = []
     """Functions, written like an entrypoint."""
+    client_tools: list[ClientToolSettings] = []
+    """Tools that a client runs."""
     mcp: list[str] = []
     """Servers of `[mcp]` whose tools it has, or `SERVER:TOOL` for single ones."""
     workspace: WorkspaceSettings | None = None
     """Tools for the session's workspace; none when left out."""
-    max_turns: PositiveInt = 50
     callable_agents: list[str] = []
     """Agents that this one may launch as jobs: it gets the tools for that."""
+    tool_policy: dict[str, Policy] = {}
+    """By the name of a tool, what holds instead of the policy that its code has."""
+    output_schema: dict[str, Any] | None = None
+    """JSON Schema that the final answer must fit."""
+    max_turns: PositiveInt = 50
+    """How often a run may call its model."""
+    max_total_tokens: PositiveInt | None = None
+    """After how many tokens, read and written, a run calls its model no more."""
+    max_cost: PositiveFloat | None = None
+    """After which cost a run calls its model no more; needs a price of the model."""
+    max_output_tokens: PositiveInt | None = None
+    """How long an answer may be; what the model says when left out."""
+    effort: str = ""
+    """How hard the model shall think, in the provider's own words."""
+    model_attempts: PositiveInt = 5
+    """How often a model call is tried that fails for a reason that may pass."""
     timeout: PositiveFloat | None = None
     """Seconds that a run may be RUNNING in all, where its request does not say."""
     concurrency: PositiveInt | None = None
@@ -177,7 +277,7 @@ class AgentSettings(_Section):
     def _check_kind(self) -> AgentSettings:
         if (self.entrypoint is None) == (self.model is None):
             raise PydanticCustomError("agent_kind", "needs either entrypoint or model")
-        extra = self.model_fields_set & _OF_A_MODEL
+        extra = self.model_fields_set - _OF_ANY_AGENT
         if self.entrypoint is not None and extra:
             raise PydanticCustomError(
                 "agent_kind",
@@ -193,6 +293,8 @@ class ServerConfig(_Section):
     server: ServerSettings = Field(default_factory=ServerSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
     sweep: SweepSettings = Field(default_factory=SweepSettings)
+    providers: dict[str, ProviderSettings] = {}
+    prices: dict[str, PriceSettings] = {}
     mcp: dict[str, McpSettings] = {}
     agents: dict[str, AgentSettings] = {}
 
@@ -214,6 +316,31 @@ class ServerConfig(_Section):
                         "agents.{name}.callable_agents: there is no agent {other}; {hint}",
                         {"name": name, "other": other, "hint": suggest(other, names)},
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_providers(self) -> ServerConfig:
+        for name, provider in self.providers.items():
+            if not _PROVIDER_NAME.fullmatch(name) or name == OFFLINE:
+                raise PydanticCustomError(
+                    "provider_name",
+                    "providers.{name}: a name is a letter and up to 63 letters, digits, _ and -, "
+                    "and not {offline}",
+                    {"name": name, "offline": OFFLINE},
+                )
+            if provider.kind is None and name not in BUILT_IN:
+                raise PydanticCustomError(
+                    "provider_kind", "providers.{name}.kind: is required", {"name": name}
+                )
+        for spec in self.prices:
+            provider_name = spec.partition(":")[0]
+            known = [*BUILT_IN, *self.providers]
+            if provider_name not in known:
+                raise PydanticCustomError(
+                    "prices",
+                    "prices.{spec}: there is no provider {name}; {hint}",
+                    {"spec": spec, "name": provider_name, "hint": suggest(provider_name, known)},
+                )
         return self
 
     @model_validator(mode="after")
