@@ -1,13 +1,11 @@
-"""What all providers share when a model call fails: our words for it, and what else may be told."""
+"""What is wrong with a model call, in the same words for all providers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from callboard.v1.message_pb2 import Usage
 from callboard_server.models.base import FailureKind, ModelError
-from callboard_server.models.retry_after import read_retry_after
 
 _WORDS = {
     FailureKind.AUTHENTICATION: "The provider does not accept the key",
@@ -30,26 +28,18 @@ _REQUEST_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 def failure(
     kind: FailureKind,
     name: str,
-    *,
-    status: int | None = None,
-    request_id: str | None = None,
-    headers: Mapping[str, str] | None = None,
+    *details: str,
+    retry_after: float | None = None,
     usage: Usage | None = None,
 ) -> ModelError:
-    """Returns the error for a failed call.
+    """Makes an error of a kind, for a model of a name."""
+    appendix = f" ({', '.join(details)})" if details else ""
+    return ModelError(kind, f"{name}: {_WORDS[kind]}{appendix}.", retry_after, usage)
 
-    Args:
-        kind: What is wrong.
-        name: The model.
-        status: The HTTP status, where it says something.
-        request_id: The provider's name for the call, which its support asks for.
-        headers: Those of the response.
-        usage: What the call used all the same.
-    """
-    facts = [f"HTTP {status}"] if status else []
+
+def response_details(status: int, request_id: str | None) -> list[str]:
+    """Returns what may be told of a provider's response, whatever stands in it."""
+    details = [f"HTTP {status}"]
     if request_id and _REQUEST_ID.fullmatch(request_id):
-        facts.append(f"request {request_id}")
-    place = f" ({', '.join(facts)})" if facts else ""
-    return ModelError(
-        kind, f"{name}: {_WORDS[kind]}{place}.", read_retry_after(headers or {}), usage
-    )
+        details.append(f"request {request_id}")
+    return details
