@@ -184,6 +184,16 @@ def already_exists(kind: str, name: str, reason: ErrorReason.ValueType) -> Servi
     )
 
 
+def assistant_id_used(assistant_id: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.ALREADY_EXISTS,
+        ErrorReason.ERROR_REASON_ASSISTANT_ALREADY_EXISTS,
+        f"an assistant has the id {assistant_id}, or had it before it was deleted; "
+        "leave assistant_id out to get a new one",
+        resource=("Assistant", assistant_id),
+    )
+
+
 def request_id_reused(request_id: str) -> ServiceError:
     return ServiceError(
         grpc.StatusCode.ALREADY_EXISTS,
@@ -225,6 +235,15 @@ def assistant_required(thread_id: str) -> ServiceError:
         ErrorReason.ERROR_REASON_ASSISTANT_REQUIRED,
         f"no assistant is named and thread {thread_id or '(new)'} has no current one; "
         "set assistant_id",
+    )
+
+
+def assistant_read_only(assistant: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_ASSISTANT_READ_ONLY,
+        f"{assistant} is the default assistant of an agent and stays as it is; "
+        "create an assistant of that agent, with the configuration that it shall have",
     )
 
 

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message as Proto
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
@@ -22,9 +23,13 @@ from hypothesis import strategies as st
 from callboard.v1 import assistant_pb2, job_pb2, run_pb2, server_pb2, thread_pb2
 from callboard.v1.assistant_pb2 import (
     CreateAssistantRequest,
+    DeleteAssistantRequest,
     GetAgentRequest,
     GetAssistantRequest,
     ListAssistantsRequest,
+    ListAssistantVersionsRequest,
+    SetCurrentVersionRequest,
+    UpdateAssistantRequest,
 )
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.job_pb2 import (
@@ -71,6 +76,7 @@ from tests.support.waiting import until
 
 P = TypeVar("P", bound=Proto)
 UNKNOWN = str(uuid.UUID(int=7))
+NAME = FieldMask(paths=["name"])
 REASONS = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()}  # noqa: SIM118
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
@@ -250,6 +256,10 @@ async def test_job_ids_in_lists(server: Served, untouched: str) -> None:
         lambda i: StreamRunRequest(run=CreateRunRequest(assistant_id=i)),
         lambda i: LaunchJobRequest(assistant_id=i, task="t"),
         lambda i: GetAssistantRequest(assistant_id=i),
+        lambda i: UpdateAssistantRequest(assistant_id=i, update_mask=NAME),
+        lambda i: DeleteAssistantRequest(assistant_id=i),
+        lambda i: ListAssistantVersionsRequest(assistant_id=i),
+        lambda i: SetCurrentVersionRequest(assistant_id=i, version=1),
     ],
 )
 async def test_an_unknown_assistant_names_the_agents_that_exist(
@@ -370,6 +380,31 @@ WRONG_FIELDS: list[tuple[Proto, list[str]]] = [
     (of(CreateAssistantRequest, agent="quick", assistant_id="x"), ["assistant_id"]),
     (of(CreateAssistantRequest, agent="quick", name="x" * 256), ["name"]),
     (of(CreateAssistantRequest, agent="quick", config=nested(33)), ["config" + ".a" * 32]),
+    (UpdateAssistantRequest(), ["assistant_id", "update_mask"]),
+    (
+        UpdateAssistantRequest(
+            assistant_id=UNKNOWN,
+            update_mask=FieldMask(
+                paths=[
+                    "name",
+                    "config.a.b",
+                    "agent",
+                    "*",
+                    "",
+                    "name.a",
+                    "config.",
+                    "metadata..a",
+                    "config" + ".a" * 33,
+                ]
+            ),
+            request_id="x" * 129,
+        ),
+        [*(f"update_mask.paths[{n}]" for n in range(2, 9)), "request_id"],
+    ),
+    (DeleteAssistantRequest(), ["assistant_id"]),
+    (ListAssistantVersionsRequest(), ["assistant_id"]),
+    (of(ListAssistantVersionsRequest, assistant_id="quick", page_size=-1), ["page_size"]),
+    (SetCurrentVersionRequest(), ["assistant_id", "version"]),
     *(
         (kind(page_size=-1), ["page_size"])
         for kind in (ListJobsRequest, ListRunsRequest, ListThreadsRequest, ListAssistantsRequest)
@@ -663,10 +698,6 @@ async def test_a_repeated_stream_of_a_run_joins_it(server: Served, gates: Gates)
 
 NOT_YET: list[tuple[str, Proto]] = [
     ("CompactThread", CompactThreadRequest(thread_id=UNKNOWN)),
-    ("UpdateAssistant", assistant_pb2.UpdateAssistantRequest(assistant_id=UNKNOWN)),
-    ("DeleteAssistant", assistant_pb2.DeleteAssistantRequest(assistant_id=UNKNOWN)),
-    ("ListAssistantVersions", assistant_pb2.ListAssistantVersionsRequest(assistant_id=UNKNOWN)),
-    ("SetCurrentVersion", assistant_pb2.SetCurrentVersionRequest(assistant_id=UNKNOWN)),
     ("JOB_CONTEXT_FORK", job(context=2)),
     (
         "StreamRun.cancel_after_detach",

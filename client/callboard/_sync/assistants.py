@@ -77,7 +77,8 @@ class Assistants:
             description: What it is for.
             config: The configuration, as the agent's schema has it.
             metadata: Free data of your own.
-            assistant_id: A UUID to give it; made by the server when left out.
+            assistant_id: A UUID to give it, which none had before; made by the server when left
+                out.
             request_id: Makes repeats of your own safe; made by the client when left out.
 
         Returns:
@@ -123,7 +124,7 @@ class Assistants:
         default: bool | None = None,
         page_size: int = 0,
     ) -> Iterator[Assistant]:
-        """Lists assistants, newest first.
+        """Lists assistants in their current versions, newest first, and the default ones last.
 
         Args:
             agent: Only those of this agent.
@@ -156,6 +157,8 @@ class Assistants:
     ) -> Assistant:
         """Changes an assistant by making a new version, which becomes the current one.
 
+        Runs keep the version that they were created with. What changes nothing makes no version.
+
         Args:
             assistant_id: The assistant.
             name: The new name.
@@ -163,7 +166,7 @@ class Assistants:
             config: The new configuration, in place of the whole one.
             metadata: The new metadata, in place of all of it.
             update_mask: What to change; all that is given here when left out. A path such as
-                `config.model` changes that key alone.
+                `config.model` changes that key alone, and removes it where `config` is without it.
             etag: Where given, the change is made only if the assistant still has this etag.
             request_id: Makes repeats of your own safe; made by the client when left out.
 
@@ -171,10 +174,12 @@ class Assistants:
             The assistant in its new version.
 
         Raises:
-            NotFound: ASSISTANT_NOT_FOUND.
+            NotFound: ASSISTANT_NOT_FOUND; AGENT_NOT_FOUND, where the configuration changes and the
+                agent is gone.
             FailedPrecondition: ASSISTANT_READ_ONLY, for an agent's default assistant.
             Conflict: ETAG_MISMATCH.
-            InvalidArgument: FIELD_INVALID.
+            InvalidArgument: FIELD_INVALID, also where the configuration does not fit the schema.
+            AlreadyExists: REQUEST_ID_REUSED.
         """
         given = {
             "name": name,
@@ -199,7 +204,10 @@ class Assistants:
         return self._caller.repeatable(self._stub.UpdateAssistant, request)
 
     def delete(self, assistant_id: str, *, etag: str | None = None) -> None:
-        """Deletes an assistant and its versions. Runs that have it go on to their end.
+        """Deletes an assistant and its versions.
+
+        Nothing begins with it any more. Runs that have it go on to their end, also those that are
+        queued or wait. Its id is not used again.
 
         Args:
             assistant_id: The assistant.
@@ -228,12 +236,17 @@ class Assistants:
             self._stub.ListAssistantVersions, request, lambda page: page.versions
         )
 
-    def set_current_version(self, assistant_id: str, version: int) -> Assistant:
-        """Makes an earlier version the current one and so restores all of it.
+    def set_current_version(
+        self, assistant_id: str, version: int, *, etag: str | None = None
+    ) -> Assistant:
+        """Makes another version the current one, and so restores all of it.
+
+        The versions stay as they are, and the next update makes one that follows the highest.
 
         Args:
             assistant_id: The assistant.
             version: The version.
+            etag: Where given, it is made current only if the assistant still has this etag.
 
         Returns:
             The assistant in that version.
@@ -241,6 +254,9 @@ class Assistants:
         Raises:
             NotFound: ASSISTANT_NOT_FOUND or ASSISTANT_VERSION_NOT_FOUND.
             FailedPrecondition: ASSISTANT_READ_ONLY, for an agent's default assistant.
+            Conflict: ETAG_MISMATCH.
         """
-        request = SetCurrentVersionRequest(assistant_id=assistant_id, version=version)
+        request = SetCurrentVersionRequest(
+            assistant_id=assistant_id, version=version, etag=etag or ""
+        )
         return self._caller.repeatable(self._stub.SetCurrentVersion, request)

@@ -137,7 +137,9 @@ class Assistant(_message.Message):
     default: _builtins.bool
     """True for the default assistant of an agent: empty configuration, read-only."""
     etag: _builtins.str
-    """Changes with every change of the assistant."""
+    """Differs from version to version. A change that carries it is made only while this version is
+    the current one.
+    """
     @_builtins.property
     def config(self) -> _struct_pb2.Struct:
         """The configuration, which fits the agent's schema."""
@@ -254,7 +256,7 @@ class CreateAssistantRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     assistant_id: _builtins.str
-    """The id to give it, a UUID; made by the server when empty."""
+    """The id to give it, a UUID that no assistant had before; made by the server when empty."""
     agent: _builtins.str
     """The agent. Required."""
     name: _builtins.str
@@ -370,7 +372,7 @@ class ListAssistantsResponse(_message.Message):
     """For the next page; empty on the last."""
     @_builtins.property
     def assistants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assistant]:
-        """The assistants, newest first."""
+        """The assistants, newest first, and the default ones last."""
 
     def __init__(
         self,
@@ -410,7 +412,8 @@ class UpdateAssistantRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which of name, description, config, metadata to change. Required. A path into config or
-        metadata ("config.model") changes that key alone.
+        metadata ("config.model") changes that key alone, and removes it where assistant does not have
+        it. Keys that hold a dot are changed with the whole of it only.
         """
 
     def __init__(
@@ -522,19 +525,23 @@ class SetCurrentVersionRequest(_message.Message):
 
     ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     assistant_id: _builtins.str
     """The assistant. Required."""
     version: _builtins.int
     """The version. Required."""
+    etag: _builtins.str
+    """Where set, the version is made current only if the assistant still has this etag."""
     def __init__(
         self,
         *,
         assistant_id: _builtins.str = ...,
         version: _builtins.int = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "etag", b"etag", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -116,7 +116,8 @@ class AssistantServiceServicer(object):
 
         Writes the assistant. A repeat with the same request_id returns the first answer. Errors:
         NOT_FOUND / AGENT_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID where the configuration does not
-        fit the agent's schema; ALREADY_EXISTS / ASSISTANT_ALREADY_EXISTS, REQUEST_ID_REUSED.
+        fit the agent's schema; ALREADY_EXISTS / ASSISTANT_ALREADY_EXISTS (also for the id of one that
+        was deleted), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +133,7 @@ class AssistantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAssistants(self, request, context):
-        """Lists assistants, newest first.
+        """Lists assistants in their current versions, newest first, and the default ones last.
 
         Writes nothing. Errors: INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
         """
@@ -144,16 +145,22 @@ class AssistantServiceServicer(object):
         """Changes an assistant by making a new version, which becomes the current one. Runs keep the
         version that they were created with.
 
-        Writes a version. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND
-        / ASSISTANT_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY for a default assistant;
-        ABORTED / ETAG_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID.
+        Writes a version, or nothing where the assistant is as the update wants it, and returns the
+        current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
+        ASSISTANT_NOT_FOUND, AGENT_NOT_FOUND (the configuration changes, and nobody knows its schema any
+        more); FAILED_PRECONDITION / ASSISTANT_READ_ONLY for a default assistant; ABORTED /
+        ETAG_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAssistant(self, request, context):
-        """Deletes an assistant and its versions. Runs that have it go on to their end.
+        """Deletes an assistant and its versions.
+
+        Nothing begins with it any more: what names it (CreateRun, LaunchJob, UpdateJob of a job that
+        has it) is NOT_FOUND / ASSISTANT_NOT_FOUND. Runs that have it, also those that are queued or
+        wait, go on to their end with their version. Its id is not used again.
 
         Writes the deletion. A repeat is NOT_FOUND / ASSISTANT_NOT_FOUND. Errors: FAILED_PRECONDITION /
         ASSISTANT_READ_ONLY; ABORTED / ETAG_MISMATCH.
@@ -172,10 +179,13 @@ class AssistantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetCurrentVersion(self, request, context):
-        """Makes an earlier version the current one and so restores all of it.
+        """Makes another version the current one, and so restores all of it: name, description,
+        configuration and metadata. The versions stay as they are, and the next update makes one that
+        follows the highest.
 
         Writes which version is current. A repeat changes nothing. Errors: NOT_FOUND /
-        ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY.
+        ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY;
+        ABORTED / ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,8 @@ class AssistantServiceStub:
 
     Writes the assistant. A repeat with the same request_id returns the first answer. Errors:
     NOT_FOUND / AGENT_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID where the configuration does not
-    fit the agent's schema; ALREADY_EXISTS / ASSISTANT_ALREADY_EXISTS, REQUEST_ID_REUSED.
+    fit the agent's schema; ALREADY_EXISTS / ASSISTANT_ALREADY_EXISTS (also for the id of one that
+    was deleted), REQUEST_ID_REUSED.
     """
     GetAssistant: _grpc.UnaryUnaryMultiCallable[_assistant_pb2.GetAssistantRequest, _assistant_pb2.Assistant]
     """Returns an assistant, in its current or a given version.
@@ -63,7 +64,7 @@ class AssistantServiceStub:
     Writes nothing. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND.
     """
     ListAssistants: _grpc.UnaryUnaryMultiCallable[_assistant_pb2.ListAssistantsRequest, _assistant_pb2.ListAssistantsResponse]
-    """Lists assistants, newest first.
+    """Lists assistants in their current versions, newest first, and the default ones last.
 
     Writes nothing. Errors: INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
     """
@@ -71,12 +72,18 @@ class AssistantServiceStub:
     """Changes an assistant by making a new version, which becomes the current one. Runs keep the
     version that they were created with.
 
-    Writes a version. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND
-    / ASSISTANT_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY for a default assistant;
-    ABORTED / ETAG_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID.
+    Writes a version, or nothing where the assistant is as the update wants it, and returns the
+    current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
+    ASSISTANT_NOT_FOUND, AGENT_NOT_FOUND (the configuration changes, and nobody knows its schema any
+    more); FAILED_PRECONDITION / ASSISTANT_READ_ONLY for a default assistant; ABORTED /
+    ETAG_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     DeleteAssistant: _grpc.UnaryUnaryMultiCallable[_assistant_pb2.DeleteAssistantRequest, _empty_pb2.Empty]
-    """Deletes an assistant and its versions. Runs that have it go on to their end.
+    """Deletes an assistant and its versions.
+
+    Nothing begins with it any more: what names it (CreateRun, LaunchJob, UpdateJob of a job that
+    has it) is NOT_FOUND / ASSISTANT_NOT_FOUND. Runs that have it, also those that are queued or
+    wait, go on to their end with their version. Its id is not used again.
 
     Writes the deletion. A repeat is NOT_FOUND / ASSISTANT_NOT_FOUND. Errors: FAILED_PRECONDITION /
     ASSISTANT_READ_ONLY; ABORTED / ETAG_MISMATCH.
@@ -87,10 +94,13 @@ class AssistantServiceStub:
     Writes nothing. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND.
     """
     SetCurrentVersion: _grpc.UnaryUnaryMultiCallable[_assistant_pb2.SetCurrentVersionRequest, _assistant_pb2.Assistant]
-    """Makes an earlier version the current one and so restores all of it.
+    """Makes another version the current one, and so restores all of it: name, description,
+    configuration and metadata. The versions stay as they are, and the next update makes one that
+    follows the highest.
 
     Writes which version is current. A repeat changes nothing. Errors: NOT_FOUND /
-    ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY.
+    ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY;
+    ABORTED / ETAG_MISMATCH.
     """
 
 @_typing.type_check_only
@@ -117,7 +127,8 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
 
     Writes the assistant. A repeat with the same request_id returns the first answer. Errors:
     NOT_FOUND / AGENT_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID where the configuration does not
-    fit the agent's schema; ALREADY_EXISTS / ASSISTANT_ALREADY_EXISTS, REQUEST_ID_REUSED.
+    fit the agent's schema; ALREADY_EXISTS / ASSISTANT_ALREADY_EXISTS (also for the id of one that
+    was deleted), REQUEST_ID_REUSED.
     """
     GetAssistant: _aio.UnaryUnaryMultiCallable[_assistant_pb2.GetAssistantRequest, _assistant_pb2.Assistant]  # type: ignore[assignment]
     """Returns an assistant, in its current or a given version.
@@ -125,7 +136,7 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
     Writes nothing. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND.
     """
     ListAssistants: _aio.UnaryUnaryMultiCallable[_assistant_pb2.ListAssistantsRequest, _assistant_pb2.ListAssistantsResponse]  # type: ignore[assignment]
-    """Lists assistants, newest first.
+    """Lists assistants in their current versions, newest first, and the default ones last.
 
     Writes nothing. Errors: INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
     """
@@ -133,12 +144,18 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
     """Changes an assistant by making a new version, which becomes the current one. Runs keep the
     version that they were created with.
 
-    Writes a version. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND
-    / ASSISTANT_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY for a default assistant;
-    ABORTED / ETAG_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID.
+    Writes a version, or nothing where the assistant is as the update wants it, and returns the
+    current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
+    ASSISTANT_NOT_FOUND, AGENT_NOT_FOUND (the configuration changes, and nobody knows its schema any
+    more); FAILED_PRECONDITION / ASSISTANT_READ_ONLY for a default assistant; ABORTED /
+    ETAG_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     DeleteAssistant: _aio.UnaryUnaryMultiCallable[_assistant_pb2.DeleteAssistantRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes an assistant and its versions. Runs that have it go on to their end.
+    """Deletes an assistant and its versions.
+
+    Nothing begins with it any more: what names it (CreateRun, LaunchJob, UpdateJob of a job that
+    has it) is NOT_FOUND / ASSISTANT_NOT_FOUND. Runs that have it, also those that are queued or
+    wait, go on to their end with their version. Its id is not used again.
 
     Writes the deletion. A repeat is NOT_FOUND / ASSISTANT_NOT_FOUND. Errors: FAILED_PRECONDITION /
     ASSISTANT_READ_ONLY; ABORTED / ETAG_MISMATCH.
@@ -149,10 +166,13 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
     Writes nothing. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND.
     """
     SetCurrentVersion: _aio.UnaryUnaryMultiCallable[_assistant_pb2.SetCurrentVersionRequest, _assistant_pb2.Assistant]  # type: ignore[assignment]
-    """Makes an earlier version the current one and so restores all of it.
+    """Makes another version the current one, and so restores all of it: name, description,
+    configuration and metadata. The versions stay as they are, and the next update makes one that
+    follows the highest.
 
     Writes which version is current. A repeat changes nothing. Errors: NOT_FOUND /
-    ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY.
+    ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY;
+    ABORTED / ETAG_MISMATCH.
     """
 
 class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -194,7 +214,8 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Writes the assistant. A repeat with the same request_id returns the first answer. Errors:
         NOT_FOUND / AGENT_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID where the configuration does not
-        fit the agent's schema; ALREADY_EXISTS / ASSISTANT_ALREADY_EXISTS, REQUEST_ID_REUSED.
+        fit the agent's schema; ALREADY_EXISTS / ASSISTANT_ALREADY_EXISTS (also for the id of one that
+        was deleted), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -214,7 +235,7 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_pb2.ListAssistantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assistant_pb2.ListAssistantsResponse, _abc.Awaitable[_assistant_pb2.ListAssistantsResponse]]:
-        """Lists assistants, newest first.
+        """Lists assistants in their current versions, newest first, and the default ones last.
 
         Writes nothing. Errors: INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
         """
@@ -228,9 +249,11 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes an assistant by making a new version, which becomes the current one. Runs keep the
         version that they were created with.
 
-        Writes a version. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND
-        / ASSISTANT_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY for a default assistant;
-        ABORTED / ETAG_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID.
+        Writes a version, or nothing where the assistant is as the update wants it, and returns the
+        current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
+        ASSISTANT_NOT_FOUND, AGENT_NOT_FOUND (the configuration changes, and nobody knows its schema any
+        more); FAILED_PRECONDITION / ASSISTANT_READ_ONLY for a default assistant; ABORTED /
+        ETAG_MISMATCH; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -239,7 +262,11 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_pb2.DeleteAssistantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes an assistant and its versions. Runs that have it go on to their end.
+        """Deletes an assistant and its versions.
+
+        Nothing begins with it any more: what names it (CreateRun, LaunchJob, UpdateJob of a job that
+        has it) is NOT_FOUND / ASSISTANT_NOT_FOUND. Runs that have it, also those that are queued or
+        wait, go on to their end with their version. Its id is not used again.
 
         Writes the deletion. A repeat is NOT_FOUND / ASSISTANT_NOT_FOUND. Errors: FAILED_PRECONDITION /
         ASSISTANT_READ_ONLY; ABORTED / ETAG_MISMATCH.
@@ -262,10 +289,13 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_pb2.SetCurrentVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assistant_pb2.Assistant, _abc.Awaitable[_assistant_pb2.Assistant]]:
-        """Makes an earlier version the current one and so restores all of it.
+        """Makes another version the current one, and so restores all of it: name, description,
+        configuration and metadata. The versions stay as they are, and the next update makes one that
+        follows the highest.
 
         Writes which version is current. A repeat changes nothing. Errors: NOT_FOUND /
-        ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY.
+        ASSISTANT_NOT_FOUND, ASSISTANT_VERSION_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_READ_ONLY;
+        ABORTED / ETAG_MISMATCH.
         """
 
 def add_AssistantServiceServicer_to_server(servicer: AssistantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -60,7 +60,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_THREAD_ALREADY_EXISTS: _ErrorReason.ValueType  # 40
     """ALREADY_EXISTS. A thread with that id exists."""
     ERROR_REASON_ASSISTANT_ALREADY_EXISTS: _ErrorReason.ValueType  # 41
-    """ALREADY_EXISTS. An assistant with that id exists."""
+    """ALREADY_EXISTS. An assistant has that id, or had it before it was deleted."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 42
     """ALREADY_EXISTS. The request_id was used before with other content. Use a new one."""
     ERROR_REASON_THREAD_BUSY: _ErrorReason.ValueType  # 60
@@ -200,7 +200,7 @@ ERROR_REASON_ACTION_NOT_FOUND: ErrorReason.ValueType  # 26
 ERROR_REASON_THREAD_ALREADY_EXISTS: ErrorReason.ValueType  # 40
 """ALREADY_EXISTS. A thread with that id exists."""
 ERROR_REASON_ASSISTANT_ALREADY_EXISTS: ErrorReason.ValueType  # 41
-"""ALREADY_EXISTS. An assistant with that id exists."""
+"""ALREADY_EXISTS. An assistant has that id, or had it before it was deleted."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 42
 """ALREADY_EXISTS. The request_id was used before with other content. Use a new one."""
 ERROR_REASON_THREAD_BUSY: ErrorReason.ValueType  # 60

@@ -87,7 +87,8 @@ class JobServiceServicer(object):
         Writes the job's thread (below the parent's, in its session, or as a session of its own),
         job_launched, its task as the first message and its run, in one commit. A repeat with the same
         request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-        that exist), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT / FIELD_INVALID;
+        that exist), AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT
+        / FIELD_INVALID, also where the configuration would not fit the agent's schema;
         FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
         SERVER_DRAINING.
         """
@@ -115,11 +116,12 @@ class JobServiceServicer(object):
 
     def UpdateJob(self, request, context):
         """Redirects a job, or follows up a finished one. The id stays; a new run does the work with the
-        whole history and the new instructions.
+        whole history and the new instructions, in the version of the assistant that the job has.
 
         Writes job_updated, the instructions as a message and a run, and with INTERRUPT the end of the
         current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
-        JOB_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
+        JOB_NOT_FOUND, ASSISTANT_NOT_FOUND (it was deleted); INVALID_ARGUMENT / FIELD_INVALID;
+        ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,8 @@ class JobServiceStub:
     Writes the job's thread (below the parent's, in its session, or as a session of its own),
     job_launched, its task as the first message and its run, in one commit. A repeat with the same
     request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-    that exist), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT / FIELD_INVALID;
+    that exist), AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT
+    / FIELD_INVALID, also where the configuration would not fit the agent's schema;
     FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
     SERVER_DRAINING.
     """
@@ -57,11 +58,12 @@ class JobServiceStub:
     """
     UpdateJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.UpdateJobRequest, _job_pb2.Job]
     """Redirects a job, or follows up a finished one. The id stays; a new run does the work with the
-    whole history and the new instructions.
+    whole history and the new instructions, in the version of the assistant that the job has.
 
     Writes job_updated, the instructions as a message and a run, and with INTERRUPT the end of the
     current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
-    JOB_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
+    JOB_NOT_FOUND, ASSISTANT_NOT_FOUND (it was deleted); INVALID_ARGUMENT / FIELD_INVALID;
+    ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.Job]
     """Cancels a job's current run and those that are queued behind it.
@@ -102,7 +104,8 @@ class JobServiceAsyncStub(JobServiceStub):
     Writes the job's thread (below the parent's, in its session, or as a session of its own),
     job_launched, its task as the first message and its run, in one commit. A repeat with the same
     request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-    that exist), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT / FIELD_INVALID;
+    that exist), AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT
+    / FIELD_INVALID, also where the configuration would not fit the agent's schema;
     FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
     SERVER_DRAINING.
     """
@@ -118,11 +121,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     UpdateJob: _aio.UnaryUnaryMultiCallable[_job_pb2.UpdateJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Redirects a job, or follows up a finished one. The id stays; a new run does the work with the
-    whole history and the new instructions.
+    whole history and the new instructions, in the version of the assistant that the job has.
 
     Writes job_updated, the instructions as a message and a run, and with INTERRUPT the end of the
     current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
-    JOB_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
+    JOB_NOT_FOUND, ASSISTANT_NOT_FOUND (it was deleted); INVALID_ARGUMENT / FIELD_INVALID;
+    ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Cancels a job's current run and those that are queued behind it.
@@ -166,7 +170,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Writes the job's thread (below the parent's, in its session, or as a session of its own),
         job_launched, its task as the first message and its run, in one commit. A repeat with the same
         request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-        that exist), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT / FIELD_INVALID;
+        that exist), AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT
+        / FIELD_INVALID, also where the configuration would not fit the agent's schema;
         FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
         SERVER_DRAINING.
         """
@@ -200,11 +205,12 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
         """Redirects a job, or follows up a finished one. The id stays; a new run does the work with the
-        whole history and the new instructions.
+        whole history and the new instructions, in the version of the assistant that the job has.
 
         Writes job_updated, the instructions as a message and a run, and with INTERRUPT the end of the
         current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
-        JOB_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED.
+        JOB_NOT_FOUND, ASSISTANT_NOT_FOUND (it was deleted); INVALID_ARGUMENT / FIELD_INVALID;
+        ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

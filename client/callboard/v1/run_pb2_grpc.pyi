@@ -41,7 +41,8 @@ class RunServiceStub:
     Writes run_created and the input's messages and values in one commit, and with INTERRUPT and
     ROLLBACK the end of the runs that it supersedes. An empty thread_id makes a thread. A repeat
     with the same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND,
-    ASSISTANT_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID; ABORTED / THREAD_BUSY,
+    ASSISTANT_NOT_FOUND, AGENT_NOT_FOUND (the assistant's); INVALID_ARGUMENT / FIELD_INVALID, also
+    where the configuration would not fit the agent's schema; ABORTED / THREAD_BUSY,
     THREAD_SEQUENCE_MISMATCH; FAILED_PRECONDITION / ASSISTANT_REQUIRED; ALREADY_EXISTS /
     REQUEST_ID_REUSED; UNAVAILABLE / SERVER_DRAINING.
     """
@@ -98,7 +99,8 @@ class RunServiceAsyncStub(RunServiceStub):
     Writes run_created and the input's messages and values in one commit, and with INTERRUPT and
     ROLLBACK the end of the runs that it supersedes. An empty thread_id makes a thread. A repeat
     with the same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND,
-    ASSISTANT_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID; ABORTED / THREAD_BUSY,
+    ASSISTANT_NOT_FOUND, AGENT_NOT_FOUND (the assistant's); INVALID_ARGUMENT / FIELD_INVALID, also
+    where the configuration would not fit the agent's schema; ABORTED / THREAD_BUSY,
     THREAD_SEQUENCE_MISMATCH; FAILED_PRECONDITION / ASSISTANT_REQUIRED; ALREADY_EXISTS /
     REQUEST_ID_REUSED; UNAVAILABLE / SERVER_DRAINING.
     """
@@ -158,7 +160,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         Writes run_created and the input's messages and values in one commit, and with INTERRUPT and
         ROLLBACK the end of the runs that it supersedes. An empty thread_id makes a thread. A repeat
         with the same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND,
-        ASSISTANT_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID; ABORTED / THREAD_BUSY,
+        ASSISTANT_NOT_FOUND, AGENT_NOT_FOUND (the assistant's); INVALID_ARGUMENT / FIELD_INVALID, also
+        where the configuration would not fit the agent's schema; ABORTED / THREAD_BUSY,
         THREAD_SEQUENCE_MISMATCH; FAILED_PRECONDITION / ASSISTANT_REQUIRED; ALREADY_EXISTS /
         REQUEST_ID_REUSED; UNAVAILABLE / SERVER_DRAINING.
         """

@@ -1,17 +1,24 @@
-"""Assistants: agents with their configurations, and the default one that every agent has."""
+"""Assistants: agents with their configurations, in versions; and the default one of every agent."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
+from callboard.v1.run_pb2 import Run
 from callboard_server import errors
-from callboard_server.agents.registry import Registry
-from callboard_server.store.base import Reader
+from callboard_server.agents.registry import AgentSpec, Registry
+from callboard_server.errors import Violation
+from callboard_server.schemas import Path, find_problems, written
+from callboard_server.store.base import AssistantRow, Page, Reader, Transaction
 
 _NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+_VERSIONED = ("name", "description", "config", "metadata")
 
 
 def default_id(agent: str) -> str:
@@ -19,10 +26,16 @@ def default_id(agent: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, agent))
 
 
+def effective_config(assistant: Assistant, config: Struct) -> dict[str, object]:
+    """Returns what holds for a run: its own configuration over its assistant's, key by key."""
+    return {**to_dict(assistant.config), **to_dict(config)}
+
+
 class Assistants:
     """Finds assistants by id, and default assistants by the agent's name, too."""
 
     def __init__(self, registry: Registry, start_time: Timestamp) -> None:
+        self._registry = registry
         self._defaults = {
             default_id(agent.name): self._default(agent.name, agent.description, start_time)
             for agent in registry
@@ -45,16 +58,11 @@ class Assistants:
         assistant.metadata.fields["created_by"].string_value = "system"
         return assistant
 
-    @property
-    def agents(self) -> list[str]:
-        return list(self._names)
-
-    def is_default(self, assistant_id: str) -> bool:
-        return assistant_id in self._defaults
-
     def defaults(self) -> list[Assistant]:
         """Returns the default assistants by the name of their agents."""
         return [self._defaults[self._names[name]] for name in sorted(self._names)]
+
+    # Finding
 
     def resolve(
         self, reader: Reader, tenant: str, reference: str, version: int | None = None
@@ -64,15 +72,162 @@ class Assistants:
         Raises:
             ServiceError: There is none, or not in that version.
         """
-        assistant_id = self._names.get(reference, reference)
-        default = self._defaults.get(assistant_id)
+        default = self._default_of(reference)
         if default is not None:
             if version not in (None, 1):
                 raise errors.version_not_found(reference, version or 0, 1)
             return default
-        row = reader.assistant(tenant, assistant_id, version)
+        return self._stored(reader, tenant, reference, version).data
+
+    def pinned(self, reader: Reader, tenant: str, run: Run) -> Assistant:
+        """Returns the assistant of a run in the run's version, also if it was deleted since."""
+        row = reader.assistant(tenant, run.assistant_id, run.assistant_version)
         if row is not None:
             return row.data
-        if version is not None and (current := reader.assistant(tenant, assistant_id)):
-            raise errors.version_not_found(reference, version, current.data.version)
-        raise errors.assistant_not_found(reference, self._names)
+        # Where the agent is gone, and its default assistant with it, the run ends when it starts.
+        nobody = Assistant(assistant_id=run.assistant_id, agent=run.agent, name=run.agent)
+        return self._defaults.get(run.assistant_id, nobody)
+
+    def versions(self, reader: Reader, tenant: str, reference: str, page: Page) -> list[Assistant]:
+        """Returns versions of an assistant, newest first.
+
+        Raises:
+            ServiceError: There is no such assistant.
+        """
+        default = self._default_of(reference)
+        if default is not None:
+            return [default]
+        return reader.assistant_versions(self._stored(reader, tenant, reference).key, page)
+
+    def _default_of(self, reference: str) -> Assistant | None:
+        return self._defaults.get(self._names.get(reference, reference))
+
+    def _stored(
+        self, reader: Reader, tenant: str, assistant_id: str, version: int | None = None
+    ) -> AssistantRow:
+        row = reader.assistant(tenant, assistant_id)
+        if row is None or row.deleted:
+            raise errors.assistant_not_found(assistant_id, self._names)
+        if version is None or version == row.current:
+            return row
+        found = reader.assistant(tenant, assistant_id, version)
+        if found is None:
+            raise errors.version_not_found(assistant_id, version, row.latest)
+        return found
+
+    # Changing
+
+    def add(self, tx: Transaction, tenant: str, assistant: Assistant) -> Assistant:
+        """Adds an assistant with its first version.
+
+        Raises:
+            ServiceError: Its id is, or was, another's, or its configuration does not fit.
+        """
+        self.check_config(assistant.agent, assistant.config, "config")
+        used = tx.is_assistant_id_used(tenant, assistant.assistant_id)
+        if used or assistant.assistant_id in self._defaults:
+            raise errors.assistant_id_used(assistant.assistant_id)
+        _number(assistant, 1, tx.now)
+        assistant.create_time.CopyFrom(assistant.update_time)
+        return tx.add_assistant(tenant, assistant).data
+
+    def to_change(self, reader: Reader, tenant: str, reference: str, etag: str) -> AssistantRow:
+        """Returns an assistant that may be changed.
+
+        Args:
+            reader: Where it is.
+            tenant: Whose it is.
+            reference: Its id.
+            etag: What it must have; any will do when empty.
+
+        Raises:
+            ServiceError: There is none, it is a default one, or it has another etag.
+        """
+        if self._default_of(reference) is not None:
+            raise errors.assistant_read_only(reference)
+        row = self._stored(reader, tenant, reference)
+        if etag and etag != row.data.etag:
+            raise errors.etag_mismatch("assistant")
+        return row
+
+    def add_version(self, tx: Transaction, row: AssistantRow, changed: Assistant) -> Assistant:
+        """Makes what an assistant was changed to a version, if anything was changed.
+
+        Raises:
+            ServiceError: The configuration does not fit.
+        """
+        if all(getattr(changed, name) == getattr(row.data, name) for name in _VERSIONED):
+            return row.data
+        if changed.config != row.data.config:
+            self.check_config(changed.agent, changed.config, "assistant.config")
+        _number(changed, row.latest + 1, tx.now)
+        tx.add_version(row, changed)
+        return changed
+
+    def set_current(
+        self, tx: Transaction, tenant: str, row: AssistantRow, version: int
+    ) -> Assistant:
+        """Makes a version the current one.
+
+        Raises:
+            ServiceError: There is no such version.
+        """
+        target = self._stored(tx, tenant, row.data.assistant_id, version)
+        if version != row.current:
+            target.current = version
+            tx.save_assistant(target)
+        return target.data
+
+    # Checking
+
+    def check_config(self, agent: str, config: Struct, field: str) -> None:
+        """Checks a configuration against the schema of an agent.
+
+        Args:
+            agent: The agent's name.
+            config: The configuration.
+            field: The field of the request that it comes from.
+
+        Raises:
+            ServiceError: It does not fit, or there is no such agent.
+        """
+        _refuse(field, find_problems(self._agent(agent).config_schema, to_dict(config)))
+
+    def check_run(self, assistant: Assistant, config: Struct, field: str) -> None:
+        """Checks the configuration that a run would have.
+
+        Args:
+            assistant: The run's assistant.
+            config: What the request lays over the assistant's configuration.
+            field: The field of the request that it comes from.
+
+        Raises:
+            ServiceError: It does not fit, or the agent is gone.
+        """
+        schema = self._agent(assistant.agent).config_schema
+        # The assistant's own was checked when it was written; of a default one keys can be missing.
+        if not config.fields and not schema.get("required"):
+            return
+        problems = find_problems(schema, effective_config(assistant, config))
+        for path in problems:
+            if path and path[0] in assistant.config.fields and path[0] not in config.fields:
+                problems[path] += f" (in version {assistant.version} of the assistant)"
+        _refuse(field, problems)
+
+    def _agent(self, name: str) -> AgentSpec:
+        agent = self._registry.get(name)
+        if agent is None:
+            raise errors.agent_not_found(name, self._names)
+        return agent
+
+
+def _number(assistant: Assistant, version: int, now: int) -> None:
+    assistant.version, assistant.etag = version, str(version)
+    assistant.update_time.FromNanoseconds(now)
+
+
+def _refuse(field: str, problems: Mapping[Path, str]) -> None:
+    if problems:
+        raise errors.invalid(
+            *(Violation(written((field, *path)), text) for path, text in problems.items())
+        )

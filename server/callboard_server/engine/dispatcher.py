@@ -26,7 +26,6 @@ from callboard_server.engine.lifecycle import start
 from callboard_server.engine.live import Hub
 from callboard_server.engine.watchdog import Watchdog
 from callboard_server.engine.workers import STORE_RETRY, Workers
-from callboard_server.errors import ServiceError
 from callboard_server.log.events import KINDS
 from callboard_server.log.records import Record
 from callboard_server.store.base import RunRow, Store, StoreError, Transaction
@@ -190,19 +189,9 @@ class Dispatcher:
         agent = self._registry.get(run.data.agent)
         goes_on = agent is not None and agent.kind == Agent.KIND_CHAT
         from_top = not goes_on and not self._workers.has_code_of(run)
-        assistant = self._assistant(tx, run)
+        assistant = self._assistants.pinned(tx, run.thread.session.tenant, run.data)
         start(tx, run, self._worker_id, from_top=from_top)
         return Claim.of(run), assistant
-
-    def _assistant(self, tx: Transaction, run: RunRow) -> Assistant:
-        data = run.data
-        try:
-            return self._assistants.resolve(
-                tx, run.thread.session.tenant, data.assistant_id, data.assistant_version
-            )
-        except ServiceError:
-            # It was deleted, or its agent is gone: the run ends with that when it starts.
-            return Assistant(assistant_id=data.assistant_id, agent=data.agent, name=data.agent)
 
     async def drain(self) -> None:
         """Stops claiming, gives what runs the grace to end, and puts the rest back in line."""

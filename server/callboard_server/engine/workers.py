@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Agent, Assistant
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Event
@@ -23,6 +22,7 @@ from callboard.v1.message_pb2 import Message
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError, Fenced, describe_failure
 from callboard_server.agents.registry import AgentSpec, Registry
+from callboard_server.engine.assistants import effective_config
 from callboard_server.engine.ending import stop
 from callboard_server.engine.execution import Claim, Execution
 from callboard_server.engine.lifecycle import FAILED, SERVER, SUCCEEDED, TIMED_OUT
@@ -412,7 +412,7 @@ class Workers:
         context = Context(
             execution,
             author=assistant.name,
-            config={**to_dict(assistant.config), **to_dict(run.config)},
+            config=effective_config(assistant, run.config),
             open_client=partial(self._client_for, execution.claim),
             workspace=self._workspaces / run.session_id,
         )

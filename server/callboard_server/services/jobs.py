@@ -51,6 +51,7 @@ class JobServicer:
         assistant = self._engine.assistants.resolve(
             reader, call.caller.tenant, request.assistant_id
         )
+        self._engine.assistants.check_run(assistant, request.config, "config")
         agent = self._engine.registry.get(assistant.agent)
         timeout = request.timeout if request.HasField("timeout") else None
         return NewJob(
@@ -124,11 +125,15 @@ class JobServicer:
         def operation(tx: Transaction) -> Admitted[pb.Job]:
             job = jobs.find(tx, caller.tenant, request.job_id)
             before = job.run.data
+            # It may be deleted, or its agent gone: then nothing new begins with it.
+            assistant = self._engine.assistants.resolve(
+                tx, caller.tenant, before.assistant_id, before.assistant_version
+            )
             new = NewRun(
                 run_id=new_id(),
-                assistant_id=before.assistant_id,
-                assistant_version=before.assistant_version,
-                agent=before.agent,
+                assistant_id=assistant.assistant_id,
+                assistant_version=assistant.version,
+                agent=assistant.agent,
                 messages=[_user_message(request.instructions)],
                 trigger=RunTrigger.RUN_TRIGGER_JOB,
                 config=before.config if before.HasField("config") else None,

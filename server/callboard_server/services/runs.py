@@ -38,7 +38,7 @@ class RunServicer:
         if request.HasField("wait"):
             check.duration("wait", request.wait, longest=_LONGEST_WAIT)
         check.done()
-        run = await self._create(request, call)
+        run = await self._create("", request, call)
         if not request.HasField("wait"):
             return run
         return await self._engine.wait_for_run(
@@ -48,12 +48,13 @@ class RunServicer:
             request.wait.ToNanoseconds() / 1e9,
         )
 
-    async def _create(self, request: pb.CreateRunRequest, call: Call) -> pb.Run:
+    async def _create(self, prefix: str, request: pb.CreateRunRequest, call: Call) -> pb.Run:
         caller = call.caller
 
         def operation(tx: Transaction) -> Admitted[pb.Run]:
             thread = self._existing_thread(tx, request, call)
             assistant = self._assistant(tx, thread, request, call)
+            self._engine.assistants.check_run(assistant, request.config, f"{prefix}config")
             if thread is None:
                 thread = self._new_thread(tx, assistant, request, call)
             run = admission.admit(tx, thread, _new_run(request, assistant), caller.actor)
@@ -103,7 +104,7 @@ class RunServicer:
         check.done()
         if request.HasField("cancel_after_detach"):
             raise errors.not_implemented("StreamRun.cancel_after_detach")
-        run = await self._create(request.run, call)
+        run = await self._create("run.", request.run, call)
         wanted = streams.RunStream(
             run.run_id,
             after=0,

@@ -1,0 +1,61 @@
+"""Says what is wrong with a value that does not fit a JSON Schema, and where."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+
+from callboard_server.validation import suggest
+
+Path = tuple[str | int, ...]
+
+
+def find_problems(schema: Mapping[str, Any], value: object) -> dict[Path, str]:
+    """Returns what is wrong with a value, by the path of the key that is wrong."""
+    return dict(_explain(Draft202012Validator(schema).iter_errors(value)))
+
+
+def written(path: Path) -> str:
+    """Returns a path as callers write it, such as `tools[0].name`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".")
+
+
+def _explain(found: Iterator[ValidationError] | Sequence[Any]) -> Iterator[tuple[Path, str]]:
+    for error in found:
+        path = tuple(error.absolute_path)
+        # What it says of itself has the type of any JSON.
+        given: Any = error.instance
+        rule: Any = error.validator_value
+        match error.validator:
+            case "required":
+                yield from (((*path, name), "is required") for name in rule if name not in given)
+            case "additionalProperties":
+                schema: Any = error.schema
+                known = list(schema.get("properties", {}))
+                for name in _unknown(given, known, schema.get("patternProperties", {})):
+                    yield (*path, name), f"is not known; {suggest(name, known)}"
+            case "anyOf" if len(choices := _choices(rule, error.context)) == 1:
+                yield from _explain(choices[0])
+            case _:
+                yield path, error.message
+
+
+def _unknown(
+    given: Mapping[str, object], known: Sequence[str], patterns: Mapping[str, object]
+) -> list[str]:
+    unknown = [name for name in given if name not in known]
+    return [name for name in unknown if not any(re.search(each, name) for each in patterns)]
+
+
+def _choices(rule: Sequence[object], found: Sequence[Any]) -> list[list[Any]]:
+    """Returns what is wrong by each of several choices; null is none, but stands for no value."""
+    choices: dict[int, list[Any]] = defaultdict(list)
+    for error in found:
+        if rule[error.schema_path[0]] != {"type": "null"}:
+            choices[error.schema_path[0]].append(error)
+    return list(choices.values())
