@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -312,6 +313,25 @@ async def test_concurrent_runs_add_messages_and_change_no_values(
     await over(client, old)
     assert to_dict((await client.threads.state(old.thread_id)).values) == {}
     await sound_log(client, old.thread_id)
+
+
+async def test_concurrent_runs_have_each_its_own_input(tmp_path: Path) -> None:
+    all_are_here = asyncio.Barrier(2)
+
+    async def echo(ctx: Context) -> str:
+        await all_are_here.wait()
+        return await ctx.input()
+
+    async with local([echo], tmp_path / "echo.db") as client:
+        thread = (await client.threads.create()).thread_id
+        runs = [
+            await client.runs.create(
+                "echo", text, thread_id=thread, multitask_strategy="concurrent"
+            )
+            for text in ("one", "two")
+        ]
+        ended = [await over(client, run) for run in runs]
+    assert [text_of(run.outcome.result) for run in ended] == ["one", "two"]
 
 
 async def test_several_concurrent_runs_are_at_work_at_a_time_and_hold_back_who_comes_later(

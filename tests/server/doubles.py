@@ -16,6 +16,8 @@ from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.context import Context, View
 from callboard_server.log.recorded import Recorded
+from callboard_server.models.opening import Models
+from callboard_server.log.view import Others
 
 
 class Crash(BaseException):
@@ -30,6 +32,8 @@ class RecordedWork:
         self.messages = list(messages)
         self.deltas: list[tuple[str, int, str]] = []
         self.discarded: list[str] = []
+        self.events: list[Event] = []
+        """What was written about failed model calls."""
         self.was_recorded = Recorded()
         self.answers: dict[str, ActionResponse] = {}
         """What is answered to an action about a tool call, by tool_call_id."""
@@ -63,7 +67,8 @@ class RecordedWork:
         self.messages.append(message)
         return message
 
-    async def discard_message(self, message_id: str, reason: str) -> None:
+    async def discard_message(self, message_id: str, reason: str, *events: Event) -> None:
+        self.events += events
         self.discarded.append(message_id)
 
     def open_message(self, context_sequence: int) -> str:
@@ -74,8 +79,11 @@ class RecordedWork:
     ) -> None:
         self.deltas.append((message_id, index, text))
 
-    async def view(self) -> View:
+    async def view(self, others: Others) -> View:
         return View(list(self.messages), len(self.messages))
+
+    async def all_messages(self) -> list[Message]:
+        return list(self.messages)
 
     async def recorded(self) -> Recorded:
         return self.was_recorded
@@ -106,6 +114,7 @@ def make_context(work: RecordedWork | None = None, **config: object) -> Context:
         config=config,
         open_client=lambda: client,
         workspace=Path(),
+        models=Models(),
     )
 
 

@@ -27,6 +27,7 @@ from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.message_pb2 import (
     ContentBlock,
     Message,
+    ProviderState,
     Role,
     StopReason,
     Text,
@@ -39,11 +40,12 @@ from callboard_server.agents.errors import AgentError, NoAnswer
 from callboard_server.agents.steps import current_path, entered, entered_anew
 from callboard_server.agents.threads import in_thread
 from callboard_server.log.recorded import Recorded
-from callboard_server.log.view import View
+from callboard_server.log.view import Others, View
 
 if TYPE_CHECKING:
     from callboard import AsyncClient
     from callboard.v1.job_pb2 import Job
+    from callboard_server.models.opening import Models
 
 T = TypeVar("T")
 Delivery = Literal["interrupt", "steer", "enqueue"]
@@ -61,12 +63,13 @@ class Work(Protocol):
     async def post(self, event: Event) -> None: ...
     async def merge_values(self, patch: Struct) -> Struct: ...
     async def commit_message(self, message: Message) -> Message: ...
-    async def discard_message(self, message_id: str, reason: str) -> None: ...
+    async def discard_message(self, message_id: str, reason: str, *events: Event) -> None: ...
     def open_message(self, context_sequence: int) -> str: ...
     def write_delta(
         self, message_id: str, index: int, text: str, kind: Delta.Kind.ValueType
     ) -> None: ...
-    async def view(self) -> View: ...
+    async def view(self, others: Others) -> View: ...
+    async def all_messages(self) -> list[Message]: ...
     async def recorded(self) -> Recorded: ...
     async def values(self) -> Struct: ...
     def now(self) -> float: ...
@@ -86,6 +89,7 @@ class Context:
         config: dict[str, object],
         open_client: Callable[[], AsyncClient],
         workspace: Path,
+        models: Models,
     ) -> None:
         self._work = work
         self._occurrences: Counter[tuple[str, ...]] = Counter()
@@ -97,6 +101,8 @@ class Context:
         """The name of the assistant: signs its messages."""
         self.config = config
         """The configuration in effect: the run's laid over the assistant's."""
+        self.models = models
+        """The models that this server can call."""
         self._open_client = open_client
         self._workspace = workspace
 
@@ -119,6 +125,10 @@ class Context:
     def instructions(self) -> str:
         """Instructions that were added for this run alone."""
         return self.run.additional_instructions
+
+    def now(self) -> float:
+        """Returns the time in seconds since the epoch."""
+        return self._work.now()
 
     @property
     def workspace(self) -> Path:
@@ -147,25 +157,42 @@ class Context:
 
     # The conversation
 
-    async def view(self) -> View:
-        """Returns the conversation as this run sees it now."""
-        return await self._work.view()
+    async def view(self, others: Others = "final") -> View:
+        """Returns the conversation as a model is sent it.
+
+        Turns of this assistant have the role ASSISTANT and results of its tool calls TOOL; what
+        other agents and named users say is text that names them.
+
+        Args:
+            others: What shows of other agents: "final" answers, or "full" runs with their tools.
+        """
+        return await self._work.view(others)
 
     async def messages(self) -> list[Message]:
-        """Returns the messages of the conversation, oldest first."""
-        return (await self.view()).messages
+        """Returns the messages of the conversation as they were said, oldest first."""
+        return await self._work.all_messages()
 
     async def input(self) -> str:
-        """Returns the text of the last message that is not the assistant's own."""
-        for message in reversed(await self.messages()):
-            if message.role in (Role.ROLE_USER, Role.ROLE_SYSTEM):
-                return "".join(block.text.text for block in message.content)
-        return ""
+        """Returns the text of the last message that the run was given.
+
+        Where it was given none, of the last on the thread that is not an assistant's.
+        """
+        said = [m for m in await self.messages() if m.role in (Role.ROLE_USER, Role.ROLE_SYSTEM)]
+        given = [message for message in said if message.run_id == self.run.run_id]
+        last = (given or said or [Message()])[-1]
+        return "".join(block.text.text for block in last.content)
 
     async def say(self, text: str) -> Message:
         """Adds a message of the assistant to the thread and returns it once it is durable."""
         content = [ContentBlock(text=Text(text=text))]
         return await self._work.commit_message(Message(role=Role.ROLE_ASSISTANT, content=content))
+
+    async def correct(self, text: str) -> Message:
+        """Tells the assistant's model what is wrong with its answer, in the conversation."""
+        content = [ContentBlock(text=Text(text=text))]
+        return await self._work.commit_message(
+            Message(role=Role.ROLE_SYSTEM, author=self.author, content=content)
+        )
 
     def write_message(self, context_sequence: int) -> MessageWriter:
         """Begins a message that streams while it is written.
@@ -477,6 +504,7 @@ class MessageWriter:
         usage: Usage | None = None,
         model: str = "",
         stop_reason: StopReason.ValueType = StopReason.STOP_REASON_UNSPECIFIED,
+        provider_state: ProviderState | None = None,
     ) -> Message:
         """Makes the message durable; it replaces its deltas."""
         message = Message(
@@ -487,12 +515,21 @@ class MessageWriter:
             usage=usage,
             model=model,
             stop_reason=stop_reason,
+            provider_state=provider_state,
         )
         return await self._work.commit_message(message)
 
-    async def discard(self, reason: str) -> None:
-        """Says that what was streamed is void."""
-        await self._work.discard_message(self.message_id, reason)
+    async def announce(self, model: str) -> None:
+        """Says which model will write it. Does not wait for the commit."""
+        event = Event(ignorable=True)
+        event.model_call_started.message_id = self.message_id
+        event.model_call_started.model = model
+        event.model_call_started.context_sequence = self._context_sequence
+        await self._work.post(event)
+
+    async def discard(self, reason: str, *events: Event) -> None:
+        """Says that what was streamed is void, behind other events of the same commit."""
+        await self._work.discard_message(self.message_id, reason, *events)
 
 
 class ContextJobs:
@@ -608,7 +645,7 @@ class SyncContext:
         return self._wait(self._ctx.messages())
 
     def input(self) -> str:
-        """Returns the text of the last message that is not the assistant's own."""
+        """Returns the text of the last message that the run was given; see `Context.input`."""
         return self._wait(self._ctx.input())
 
     def say(self, text: str) -> Message:

@@ -32,10 +32,11 @@ from callboard_server.engine.line import ThreadLine, held_in_line
 from callboard_server.engine.live import Hub, OpenMessage
 from callboard_server.engine.waiting import combined, is_over
 from callboard_server.ids import new_id
+from callboard_server.log.conversation import CONVERSATION_KINDS, Conversation
 from callboard_server.log.events import EVENT_BYTES, kind_of
 from callboard_server.log.recorded import RECORDED_KINDS, Recorded
 from callboard_server.log.records import Draft
-from callboard_server.log.view import VIEW_KINDS, View, view_of
+from callboard_server.log.view import Others, View, Viewer, messages_of, view_of
 from callboard_server.store.base import (
     EventFilter,
     Reader,
@@ -100,6 +101,8 @@ class Execution:
         self._writing: dict[str, OpenMessage] = {}
         self.last_message: Message | None = None
         """The last message that this code has committed."""
+        self._conversation = Conversation()
+        self._viewer = Viewer(claim.run.run_id, claim.run.assistant_id, assistant.name)
         self._seen = 0
         """Up to which sequence of the log the code has read its thread."""
         # Under the first claim of a run nothing is recorded yet.
@@ -498,9 +501,10 @@ class Execution:
         self.last_message = event.message_added.message
         return event.message_added.message
 
-    async def discard_message(self, message_id: str, reason: str) -> None:
+    async def discard_message(self, message_id: str, reason: str, *events: Event) -> None:
+        """Makes it durable that what was streamed is void, behind other events."""
         self._writing.pop(message_id, None)
-        await self.commit(self._discarded(message_id, reason))
+        await self.commit(*events, self._discarded(message_id, reason))
 
     def _discarded(self, message_id: str, reason: str) -> Event:
         event = Event(actor=self.actor)
@@ -554,23 +558,32 @@ class Execution:
 
     # Reading
 
-    async def view(self) -> View:
-        """Returns the conversation as this run sees it now."""
-        claim = self.claim
+    async def view(self, others: Others) -> View:
+        """Returns the conversation as a model is sent it in this run now."""
+        head = await self._read_on()
+        return view_of(self._conversation, self._viewer, head, others)
+
+    async def all_messages(self) -> list[Message]:
+        """Returns the messages of the conversation as they are in the log."""
+        await self._read_on()
+        return messages_of(self._conversation, self._viewer)
+
+    async def _read_on(self) -> int:
+        """Brings the conversation up to date; returns the session's last sequence."""
         if self._posted:
             await self.commit()
+        claim, after = self.claim, self._conversation.through
 
-        def query(reader: Reader) -> View:
-            live = reader.live_runs(claim.thread_key)
-            unstarted = {row.key for row in live if not row.data.claim_epoch}
-            wanted = EventFilter(thread=claim.thread_key, kinds=VIEW_KINDS)
-            records = reader.events(claim.session_key, wanted)
-            head = reader.session(claim.session_key).head
-            return view_of(records, claim.run_key, unstarted, head)
+        def query(reader: Reader) -> tuple[list[Event], int]:
+            wanted = EventFilter(thread=claim.thread_key, kinds=CONVERSATION_KINDS)
+            records = reader.events(claim.session_key, wanted, after=after)
+            return [record.event for record in records], reader.session(claim.session_key).head
 
-        view = await self._store.read(query)
-        self._seen = max(self._seen, view.context_sequence)
-        return view
+        events, head = await self._store.read(query)
+        for event in events:
+            self._conversation.apply(event)
+        self._seen = max(self._seen, head)
+        return head
 
     async def recorded(self) -> Recorded:
         """Returns what the run has recorded under this claim and those before."""

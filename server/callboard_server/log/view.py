@@ -1,144 +1,252 @@
-"""Views: the conversation of a thread as one of its runs sees it."""
+"""Views: the conversation of a thread as one of its assistants sees it.
+
+The log is shared, and a view of it is a pure function of the log, the run that looks and its
+assistant. Whatever was in the view of a model call is at the same place in the next one of the same
+assistant, and what is new stands behind it. Only a rollback, a summary and runs of one assistant
+that overlap change what was there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from callboard.v1.event_pb2 import Event
-from callboard.v1.message_pb2 import Message, Role
-from callboard_server.log.events import kinds
-from callboard_server.log.fold import UNDOING_KINDS, Undone
-from callboard_server.log.records import Record
+from callboard.v1.message_pb2 import Message
+from callboard_server.log import voices
+from callboard_server.log.conversation import Conversation, Life, Turn
 
-VIEW_KINDS = UNDOING_KINDS | kinds("message_added", "run_created", "run_started", "run_finished")
-"""The kinds of events from which a view is made."""
+_NEVER = 2**63
+
+Others = Literal["final", "full"]
+"""What is seen of other agents' runs: their last answer, or all turns with their tool exchanges."""
+
+
+class Viewer(NamedTuple):
+    """Who looks."""
+
+    run_id: str
+    assistant_id: str
+    name: str
+    """The assistant's name, which signs its messages."""
+
+
+class Cut(NamedTuple):
+    """A place of a view before which a summary may stand for everything."""
+
+    messages: int
+    """How many of the view's messages stand before it."""
+    through: int
+    """The last event of those; those behind it have only later ones."""
+
+
+Place = tuple[int, int]
+"""Behind which event something stands, and whether as an answer to it."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """A turn in its place."""
+
+    place: Place
+    turn: Turn
+    is_own: bool
+    is_needed: bool
+    """Whether a run goes on from it, so that it must not be summarised."""
+    heard: Sequence[Message] = ()
+    """What a model is sent of it."""
+
+    @property
+    def whole(self) -> list[Message]:
+        return [self.turn.message, *(each.message for each in self.turn.results)]
+
+    @property
+    def end(self) -> int:
+        """The last event that had to be there for it."""
+        behind, is_answer = self.place
+        return self.turn.end if is_answer else max(self.turn.end, behind)
+
+    def is_unread(self, read: Container[str]) -> bool:
+        """Whether it is a notice, and not one of those that were read."""
+        notice = self.turn.message.notice_id
+        return bool(notice) and notice not in read
 
 
 @dataclass(slots=True)
 class View:
-    """What a run sees."""
+    """What a model is sent."""
 
     messages: list[Message] = field(default_factory=list)
-    """The conversation."""
+    """Turns of the assistant that looks have the role ASSISTANT, results of its tool calls TOOL,
+    everything else USER or SYSTEM."""
     context_sequence: int = 0
     """The last event of the session that the view takes into account."""
+    summary_sequence: int = 0
+    """The event of the summary with which it begins; 0 where it has the whole conversation."""
+    summarised_answers: int = 0
+    """How many of the run's own answers are in the summary only."""
+    seats: Sequence[Seat] = ()
+    """The turns of which it is made."""
+
+    def cuts(self) -> Iterator[Cut]:
+        """Yields where a summary may end, in order."""
+        least_ends = [_NEVER]
+        for seat in reversed(self.seats):
+            least_ends.append(min(least_ends[-1], seat.end))
+        before = len(self.messages) - sum(len(seat.heard) for seat in self.seats)
+        through = 0
+        for seat, least_behind in zip(self.seats, least_ends[-2::-1], strict=True):
+            if seat.is_needed:
+                return
+            before += len(seat.heard)
+            through = max(through, seat.end)
+            if through < least_behind:
+                yield Cut(before, through)
 
 
-def view_of(records: Iterable[Record], run: int, unstarted: Container[int], head: int) -> View:
-    """Folds a thread's events into what one run sees.
+def view_of(
+    conversation: Conversation, viewer: Viewer, head: int, others: Others = "final"
+) -> View:
+    """Returns what a model is sent of a conversation in a run.
 
     - A turn of the run's own assistant stands directly behind what it had seen, with the results of
       its tool calls: what arrived meanwhile comes after it. Everything else stands where it
       arrived.
     - The input of a run arrives when the run starts (or ends, if it never does): whoever worked
-      before had not seen it. Inputs of runs that still wait for their start are left out.
-    - Tool calls of other runs show only when they have all their results; with those of other
-      assistants that is also when they arrive.
+      before had not seen it.
+    - Of a run of another assistant the last answer shows, and arrives when the run ends. With
+      "full" every turn shows, and arrives when all its tool calls have results.
+    - A summary stands for what was over at its event, but for notices that were unread then.
 
     Args:
-        records: The thread's events of `VIEW_KINDS`, in order.
-        run: Key of the run that looks.
-        unstarted: Keys of runs that wait for their first start.
+        conversation: The thread's conversation.
+        viewer: Who looks.
         head: The session's last sequence.
+        others: What shows of other assistants.
     """
-    conversation = _Conversation(run)
-    for record in records:
-        conversation.apply(record)
-    turns = conversation.turns(unstarted)
-    messages = [message for turn in sorted(turns, key=lambda turn: turn.place) for message in turn]
-    return View(messages, context_sequence=head)
+    view = View(context_sequence=max(head, conversation.through))
+    seats = [seat for seat in _Seating(conversation, viewer, others).seats() if seat.heard]
+    summary = conversation.summary_for(viewer.assistant_id)
+    if summary is not None:
+        view.summary_sequence = summary.sequence
+        heard = voices.summarised(summary.context_compacted.summary)
+        view.messages = [heard] if heard else []
+        through = summary.context_compacted.through_sequence
+        answers = [seat for seat in seats if seat.turn.is_answer and seat.end <= through]
+        view.summarised_answers = sum(seat.turn.run_id == viewer.run_id for seat in answers)
+        read = conversation.notices_read(before=summary.sequence)
+        seats = [seat for seat in seats if seat.end > through or seat.is_unread(read)]
+    view.seats = seats
+    view.messages += [message for seat in seats for message in seat.heard]
+    return view
 
 
-@dataclass(slots=True)
-class _Turn:
-    """A message, and the results of the tool calls in it."""
+def messages_of(conversation: Conversation, viewer: Viewer) -> list[Message]:
+    """Returns all messages in the order of a view, as they are in the log.
 
-    place: tuple[int, int, int]
-    """Where it stands: behind which sequence, whether as an answer to it, and its own sequence."""
-    message: Message
-    run: int | None
-    results: list[Message] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Message]:
-        yield self.message
-        yield from self.results
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a call in it has no result."""
-        return len(_calls(self.message)) > sum(len(_results(each)) for each in self.results)
+    What other assistants think, and their tool calls that have no result yet, are left out.
+    """
+    seats = _Seating(conversation, viewer, None).seats()
+    return [_copy(each, seat.is_own) for seat in seats for each in seat.whole]
 
 
-class _Conversation:
-    """The messages of a thread, as they arrive."""
+class _Seating:
+    """Gives turns their places, as one run sees them.
 
-    def __init__(self, run: int) -> None:
-        self._run = run
-        self._assistants: dict[int, str] = {}
-        self._arrivals: dict[int, int] = {}
-        """When the input of each run arrived, by the run's key."""
-        self._undone = Undone()
-        self._events: list[tuple[Record, Event]] = []
+    Args:
+        conversation: The conversation.
+        viewer: Who looks.
+        others: What shows of other assistants; all turns as they are when None.
+    """
 
-    def apply(self, record: Record) -> None:
-        event = record.event
-        match event.WhichOneof("payload"):
-            case "message_added":
-                self._events.append((record, event))
-            case "run_created" if record.run is not None:
-                self._assistants[record.run] = event.run_created.assistant_id
-            case "run_started" | "run_finished" if record.run is not None:
-                self._arrivals.setdefault(record.run, record.sequence)
-            case _:
-                self._undone.apply(event)
+    def __init__(self, conversation: Conversation, viewer: Viewer, others: Others | None) -> None:
+        self._conversation = conversation
+        self._viewer = viewer
+        self._others = others
+        self._turns = list(conversation.turns())
+        self._last_answers = {
+            turn.run_id: turn.sequence
+            for turn in self._turns
+            if turn.is_written and turn.is_said_by_agent and not turn.calls
+        }
+        """Of each run, the last turn that it wrote without tool calls."""
 
-    def turns(self, unstarted: Container[int]) -> list[_Turn]:
-        """Returns what there is to see, in the order of the log."""
-        turns: list[_Turn] = []
-        callers: dict[tuple[int | None, str], _Turn] = {}
-        for record, event in self._events:
-            message = event.message_added.message
-            if self._undone.holds(event) or (_is_input(event) and record.run in unstarted):
-                continue
-            answered = [callers.get((record.run, call)) for call in _results(message)]
-            if answered and (turn := answered[0]) is not None:
-                turn.results.append(message)
-                if not self._is_own(record.run):
-                    turn.place = (record.sequence, 0, turn.place[2])
-                continue
-            turn = _Turn(self._place(record, event), message, record.run)
-            turns.append(turn)
-            callers.update({(record.run, call): turn for call in _calls(message)})
-        return [turn for turn in turns if turn.run == self._run or not turn.is_open]
+    def seats(self) -> list[Seat]:
+        """Returns what there is to see, in order."""
+        seats = [seat for turn in self._turns if (seat := self._seat(turn)) is not None]
+        return sorted(seats, key=lambda seat: (*seat.place, seat.turn.sequence))
 
-    def _place(self, record: Record, event: Event) -> tuple[int, int, int]:
-        seen = event.message_added.message.context_sequence
-        if _is_input(event) and record.run is not None:
+    def _seat(self, turn: Turn) -> Seat | None:
+        life = self._conversation.life(turn.run_id)
+        is_own = self._is_own(turn, life)
+        only_result = self._others == "final" and turn.is_said_by_agent and not is_own
+        place = (
+            self._place_of_result(turn, life) if only_result else self._place(turn, life, is_own)
+        )
+        if place is None:
+            return None
+        seat = Seat(place, turn, is_own, self._is_needed(turn, life))
+        if self._others:
+            seat.heard = _heard(seat)
+        return seat
+
+    def _is_own(self, turn: Turn, life: Life) -> bool:
+        author = turn.message.author
+        if not turn.is_written and (author or not turn.run_id):
+            # It was brought along: only its signature says whose it is, or that it is anyone's.
+            return author in ("", self._viewer.name)
+        return self._is_of_viewer(turn, life)
+
+    def _is_of_viewer(self, turn: Turn, life: Life) -> bool:
+        viewer = self._viewer
+        return turn.run_id == viewer.run_id or life.assistant_id == viewer.assistant_id
+
+    def _place(self, turn: Turn, life: Life, is_own: bool) -> Place | None:
+        is_at_work = turn.is_written and turn.run_id == self._viewer.run_id
+        if turn.is_open and not is_at_work:
+            return None
+        if turn.is_input:
             # Input that STEER adds comes later than its run has started.
-            arrival = max(record.sequence, self._arrivals.get(record.run, 0))
-            return arrival, 0, record.sequence
-        if seen and self._is_own(record.run):
-            return seen, 1, record.sequence
-        return record.sequence, 0, record.sequence
+            return (max(turn.end, life.arrival), 0) if life.arrival else None
+        if turn.is_written and turn.is_said_by_agent and is_own:
+            seen = turn.message.context_sequence
+            return (seen, 1) if seen else (turn.sequence, 0)
+        return turn.end, 0
 
-    def _is_own(self, run: int | None) -> bool:
-        if run is None:
-            return False
-        own = self._assistants.get(self._run)
-        return run == self._run or (own is not None and self._assistants.get(run) == own)
+    def _place_of_result(self, turn: Turn, life: Life) -> Place | None:
+        if turn.calls:
+            return None
+        if not turn.is_written:
+            return self._place(turn, life, is_own=False)
+        is_last = self._last_answers[turn.run_id] == turn.sequence
+        return (life.end, 0) if life.end and is_last else None
 
-
-def _is_input(event: Event) -> bool:
-    """Whether a message was given to its run, rather than written by it."""
-    return event.claim_epoch == 0
-
-
-def _calls(message: Message) -> list[str]:
-    if message.role != Role.ROLE_ASSISTANT:
-        return []
-    return [b.tool_call.tool_call_id for b in message.content if b.HasField("tool_call")]
+    def _is_needed(self, turn: Turn, life: Life) -> bool:
+        if turn.is_open:
+            return True
+        is_elsewhere = turn.run_id not in ("", self._viewer.run_id) and not life.end
+        return is_elsewhere and self._is_of_viewer(turn, life)
 
 
-def _results(message: Message) -> list[str]:
-    return [b.tool_result.tool_call_id for b in message.content if b.HasField("tool_result")]
+def _heard(seat: Seat) -> list[Message]:
+    """Returns what a model is sent of a turn."""
+    message = seat.turn.message
+    if seat.turn.is_said_by_agent and seat.is_own:
+        return seat.whole
+    if seat.turn.is_said_by_agent:
+        heard = voices.said_by_agent(message, seat.whole[1:])
+    else:
+        heard = voices.said_by_user(message)
+    return [heard] if heard else []
+
+
+def _copy(message: Message, is_own: bool) -> Message:
+    copy = Message()
+    copy.CopyFrom(message)
+    if not is_own:
+        copy.ClearField("provider_state")
+        kept = [block for block in message.content if not block.HasField("thinking")]
+        if len(kept) < len(message.content):
+            del copy.content[:]
+            copy.content.extend(kept)
+    return copy
