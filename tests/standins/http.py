@@ -13,6 +13,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from http.client import responses
 from typing import Any
 
@@ -31,6 +32,17 @@ class Request:
     def body(self) -> Any:
         """The content, which is JSON."""
         return json.loads(self.content)
+
+
+class Break(Enum):
+    """What ends a connection before its time."""
+
+    CUT = auto()
+    RESET = auto()
+
+
+Step = bytes | asyncio.Event | Break
+"""Bytes to send, an event to wait for, or the end of the connection."""
 
 
 class Exchange:
@@ -55,6 +67,18 @@ class Exchange:
         """Sends the head of a stream of events."""
         stream = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
         await self._begin(200, {**stream, **(headers or {})})
+
+    async def play(self, *steps: Step) -> None:
+        """Sends what the steps say, in a stream that has begun, and ends it."""
+        for step in steps:
+            if isinstance(step, Break):
+                self.cut(reset=step is Break.RESET)
+                return
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+            else:
+                await self.send(step)
+        await self.end_events()
 
     async def send(self, content: bytes) -> None:
         """Sends the next bytes of a stream: events, or whatever comes instead."""

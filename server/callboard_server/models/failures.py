@@ -37,9 +37,9 @@ def failure(
     return ModelError(kind, f"{name}: {_WORDS[kind]}{appendix}.", retry_after, usage)
 
 
-def response_details(status: int, request_id: str | None) -> list[str]:
+def response_details(status: int | None, request_id: str | None) -> list[str]:
     """Returns what may be told of a provider's response, whatever stands in it."""
-    details = [f"HTTP {status}"]
+    details = [f"HTTP {status}"] if status else []
     if request_id and _REQUEST_ID.fullmatch(request_id):
         details.append(f"request {request_id}")
     return details
