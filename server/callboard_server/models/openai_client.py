@@ -22,7 +22,7 @@ _TIMEOUT = httpx2.Timeout(connect=5, read=120, write=30, pool=10)
 
 # How long to read on when the answer is there: for its usage, and so that the connection can be
 # used again.
-_REST = 2.0
+_REST = 1.0
 
 
 class Reader(Protocol):
