@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -98,7 +98,8 @@ async def open_app(
         interval=config.sweep.interval,
         archive_dir=Path(archive_dir) if archive_dir is not None else None,
     )
-    async with open_sources(source for agent in registry for source in agent.sources):
+    sources = open_sources(source for agent in registry for source in agent.sources)
+    async with aclosing(registry.models), sources:
         await engine.open()
         sweep.start()
         try:

@@ -46,7 +46,9 @@ async def open_local(
     """Opens a server in this process; see `callboard.local`."""
     settings, base = _settings(config)
     logs.configure_quietly()
-    registry = Registry([*load(settings, base), *Registry.from_objects(agents)])
+    loaded = load(settings, base)
+    further = Registry.from_objects(agents, loaded.models)
+    registry = Registry([*loaded, *further], loaded.models)
     with _database(db) as path:
         server = settings.server.model_copy(update={"db": path})
         settings = settings.model_copy(update={"server": server})

@@ -28,7 +28,8 @@ from callboard.v1.thread_pb2 import Thread
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context, SyncContext
 from callboard_server.agents.errors import NoAnswer
-from callboard_server.agents.tools import Policy, client_tool, tool
+from callboard_server.agents.tools import client_tool, tool
+from callboard_server.config import Policy
 from callboard_server.store.sqlite import admin
 from tests.support.gates import Gates
 from tests.support.parking import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from callboard.v1.run_pb2 import Run
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
+from callboard_server.models.base import Answer, ModelRequest, Piece
+from callboard_server.models.offline import OfflineModel
 from callboard_server.store.sqlite import admin
 from tests.support.following import event_of, over
 from tests.support.gates import PATIENCE, Gates
@@ -253,17 +255,16 @@ async def test_what_streamed_in_a_failed_attempt_is_discarded(tmp_path: Path) ->
 
 
 async def test_a_chat_agent_goes_on_from_its_last_message(tmp_path: Path) -> None:
-    chat = ChatAgent("offline:" + str(Path(__file__).parents[1] / "robustness" / "rules.toml"))
     calls: list[int] = []
-    stream = chat._settings.model.stream
 
-    def failing(request: object) -> object:
-        calls.append(1)
-        if len(calls) == 1:
-            raise ConnectionError
-        return stream(request)  # type: ignore[arg-type]
+    class Failing(OfflineModel):
+        def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | Answer, None]:
+            calls.append(1)
+            if len(calls) == 1:
+                raise ConnectionError
+            return super().stream(request)
 
-    chat._settings.model.stream = failing  # type: ignore[method-assign,assignment]
+    chat = ChatAgent(Failing("failing", ()))
     async with tuned({"chat": chat}, tmp_path / "jobs.db") as client:
         run = await over(client, await client.runs.create("chat", "hello"))
         assert (run.state, run.attempt, len(calls)) == (SUCCEEDED, 2, 2)

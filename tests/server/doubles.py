@@ -16,8 +16,8 @@ from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.context import Context, View
 from callboard_server.log.recorded import Recorded
-from callboard_server.models.opening import Models
 from callboard_server.log.view import Others
+from callboard_server.models.opening import Models
 
 
 class Crash(BaseException):

@@ -151,15 +151,25 @@ class TestTurns:
         assert list(work.was_recorded.tools_started) == ["c2"]
 
     @pytest.mark.parametrize(
-        "reason", [StopReason.STOP_REASON_MAX_TOKENS, StopReason.STOP_REASON_REFUSAL]
+        ("stop_reason", "reason"),
+        [
+            (StopReason.STOP_REASON_MAX_TOKENS, ErrorReason.ERROR_REASON_MODEL_MAX_TOKENS),
+            (StopReason.STOP_REASON_REFUSAL, ErrorReason.ERROR_REASON_MODEL_REFUSAL),
+            (
+                StopReason.STOP_REASON_CONTEXT_OVERFLOW,
+                ErrorReason.ERROR_REASON_MODEL_CONTEXT_OVERFLOW,
+            ),
+        ],
     )
-    async def test_calls_of_a_cut_answer_are_closed_and_not_run(
-        self, reason: StopReason.ValueType
+    async def test_an_answer_that_is_none_ends_the_run_and_its_calls_are_not_run(
+        self, stop_reason: StopReason.ValueType, reason: ErrorReason.ValueType
     ) -> None:
         work = RecordedWork(user("hi"))
-        model = Script(answer(text("I"), call("c1"), stop_reason=reason))
-        last = await make_agent(model, add)(make_context(work))
-        assert text_of(last) == "I"
+        model = Script(answer(text("I"), call("c1"), stop_reason=stop_reason))
+        with pytest.raises(AgentError) as caught:
+            await make_agent(model, add)(make_context(work))
+        assert caught.value.reason == reason
+        assert text_of(caught.value.outcome.result) == "I"
         assert [result.is_error for result in results(work.messages)] == [True]
         assert not work.was_recorded.tools_started
 
@@ -281,8 +291,9 @@ class TestModelFailures:
                 yield TextPiece(0, "Half")
 
         work = RecordedWork(user("hi"))
-        with pytest.raises(AgentError, match="The answer of script broke off"):
-            await make_agent(Cut())(make_context(work))
+        with pytest.raises(AgentError, match="script: The answer broke off") as caught:
+            await ChatAgent(Cut(), model_attempts=1)(make_context(work))
+        assert caught.value.reason == ErrorReason.ERROR_REASON_MODEL_UNAVAILABLE
         assert work.discarded
 
     async def test_cancellation_leaves_the_message_to_the_engine(self) -> None:

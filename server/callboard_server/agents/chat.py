@@ -7,60 +7,52 @@ starts again after a crash goes on where it was: a recorded answer or result is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel
 
 from callboard.v1.error_pb2 import ErrorReason
-from callboard.v1.event_pb2 import Action
-from callboard.v1.message_pb2 import Message, Role, StopReason, ToolCall
-from callboard.v1.run_pb2 import Delta
-from callboard_server.agents.errors import AgentError
-from callboard_server.agents.sources import ToolSource, load_tools
-from callboard_server.agents.tools import Tool, index_tools, run_tool, tool
-from callboard_server.models.base import (
-    Answer,
-    Model,
-    ModelRequest,
-    ModelSpecError,
-    TextPiece,
-    ThinkingPiece,
-    ToolArgumentsPiece,
+from callboard.v1.message_pb2 import Message, StopReason
+from callboard_server.agents.chat_config import (
+    CHAT_CONFIG_SCHEMA,
+    ChatConfig,
+    Unfit,
+    read_config,
 )
-from callboard_server.models.opening import open_model
-from callboard_server.validation import describe_errors
+from callboard_server.agents.errors import AgentError
+from callboard_server.agents.limits import Limits
+from callboard_server.agents.model_calls import ModelCaller
+from callboard_server.agents.output import OutputFormat, schema_problem
+from callboard_server.agents.progress import Progress, find_progress
+from callboard_server.agents.sources import ToolSource, load_tools
+from callboard_server.agents.tool_calls import answer_calls, close_calls
+from callboard_server.agents.tools import Tool, index_tools, tool, with_policies
+from callboard_server.config import OFFLINE, Policy
+from callboard_server.models.base import Model, ModelRequest, ModelSpecError
+from callboard_server.models.opening import Models, open_table, split_spec
+from callboard_server.validation import suggest
 
 if TYPE_CHECKING:
     from callboard_server.agents.context import Context, View
 
-_DELTA_KINDS = {
-    TextPiece: Delta.KIND_TEXT,
-    ThinkingPiece: Delta.KIND_THINKING,
-    ToolArgumentsPiece: Delta.KIND_TOOL_ARGUMENTS,
+_ENDS = {
+    StopReason.STOP_REASON_REFUSAL: (
+        ErrorReason.ERROR_REASON_MODEL_REFUSAL,
+        "The model refused to answer.",
+    ),
+    StopReason.STOP_REASON_MAX_TOKENS: (
+        ErrorReason.ERROR_REASON_MODEL_MAX_TOKENS,
+        "The answer is cut off: it reached its limit on output tokens. Raise max_output_tokens.",
+    ),
+    StopReason.STOP_REASON_CONTEXT_OVERFLOW: (
+        ErrorReason.ERROR_REASON_MODEL_CONTEXT_OVERFLOW,
+        "The answer is cut off: with it the conversation no longer fits the model's context.",
+    ),
 }
-
-# After these the model is called again; any other reason ends the run.
-_GOES_ON = (StopReason.STOP_REASON_TOOL_USE, StopReason.STOP_REASON_PAUSE)
-
-_OUTCOME_UNKNOWN = (
-    "The server stopped while this tool ran. Whether it had its effect is not known: "
-    "find out before you call it again."
-)
-_CUT_OFF = "This call was not run, because the answer that holds it did not come to its end."
-
-
-class ChatConfig(BaseModel):
-    """What an assistant or a run may set of a chat agent."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str | None = None
-    system: str | None = None
-    max_turns: PositiveInt | None = None
+"""The stop reasons of answers that are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,42 +61,40 @@ class _Settings:
 
     model: Model
     system: str
-    max_turns: int
     tools: Mapping[str, Tool]
-
-
-@dataclass(frozen=True, slots=True)
-class _Progress:
-    """How far a run is."""
-
-    turns: int = 0
-    """How many answers the model has given."""
-    unanswered: Sequence[ToolCall] = ()
-    """Calls of the last answer that have no result."""
-    wants_tools: bool = False
-    """Whether the model meant those to run: an answer that was cut off may hold half a call."""
-    result: Message | None = None
-    """The last answer, if it is final."""
+    output: OutputFormat | None
+    limits: Limits
+    max_output_tokens: int | None
+    effort: str
+    attempts: int
 
 
 class ChatAgent:
     """An agent that answers with a model and lets it call tools.
 
     Args:
-        model: The model, or what a configuration calls it, such as `offline:table.toml`.
+        model: The model, or what a configuration calls it, such as `anthropic:MODEL`.
         system: The system prompt.
         tools: Tools, or functions to make them from.
         max_turns: How often a run may call the model.
         base: The folder that a model's files are named from.
         sources: Where further tools come from, such as MCP servers.
+        tool_policy: By the name of a tool, what holds instead of its own policy.
+        output_schema: What the final answer must be: a JSON Schema, or a pydantic model.
+        max_total_tokens: After how many tokens, read and written, a run calls the model no more.
+        max_cost: After which cost a run calls the model no more.
+        max_output_tokens: How long an answer may be.
+        effort: How hard the model shall think, in the provider's own words.
+        model_attempts: How often a model call is tried that fails for a reason that may pass.
 
     Raises:
         ModelSpecError: The model cannot be opened.
         TypeError: A function cannot be a tool.
-        ValueError: Two tools have the same name.
+        ValueError: A tool has a name that it cannot have.
+        Unfit: A setting cannot be had; also a ValueError.
     """
 
-    config_schema: dict[str, Any] = ChatConfig.model_json_schema()
+    config_schema: dict[str, Any] = CHAT_CONFIG_SCHEMA
 
     def __init__(
         self,
@@ -114,175 +104,180 @@ class ChatAgent:
         max_turns: int = 50,
         base: Path | None = None,
         sources: Iterable[ToolSource] = (),
+        *,
+        tool_policy: Mapping[str, Policy] | None = None,
+        output_schema: Mapping[str, Any] | type[BaseModel] | None = None,
+        max_total_tokens: int | None = None,
+        max_cost: float | None = None,
+        max_output_tokens: int | None = None,
+        effort: str = "",
+        model_attempts: int = 5,
     ) -> None:
         self._base = base or Path.cwd()
-        opened = open_model(model, self._base) if isinstance(model, str) else model
-        own = index_tools([item if isinstance(item, Tool) else tool(item) for item in tools])
-        self._settings = _Settings(opened, system, max_turns, own)
+        self._model = self._prepare(model)
+        self._tools = index_tools([it if isinstance(it, Tool) else tool(it) for it in tools])
+        self._policies = dict(tool_policy or {})
+        self._output = None if output_schema is None else OutputFormat(output_schema)
         self.sources = tuple(sources)
+        self._own = read_config(
+            {
+                "max_turns": max_turns,
+                "max_total_tokens": max_total_tokens,
+                "max_cost": max_cost,
+                "max_output_tokens": max_output_tokens,
+                "effort": effort,
+                "model_attempts": model_attempts,
+                "system": system,
+            }
+        )
+        if self._output is not None and (problem := schema_problem(self._output.schema)):
+            raise Unfit("output_schema", problem)
+
+    def _prepare(self, model: Model | str) -> Model | str:
+        """Opens what needs no provider: which ones there are, is known when the agent runs."""
+        if not isinstance(model, str):
+            return model
+        provider, _ = split_spec(model)
+        return open_table(model, self._base) if provider == OFFLINE else model
 
     @property
     def model(self) -> str:
         """The name of the model."""
-        return self._settings.model.name
+        return self._model if isinstance(self._model, str) else self._model.name
 
     @property
     def tools(self) -> tuple[str, ...]:
         """The names of its own tools."""
-        return tuple(self._settings.tools)
+        return tuple(self._tools)
+
+    def check(self, config: Mapping[str, object], models: Models) -> None:
+        """Checks that the agent can run with a configuration, as far as that is seen beforehand.
+
+        Args:
+            config: What an assistant or a run has set.
+            models: What there is to open models with.
+
+        Raises:
+            Unfit: It cannot.
+        """
+        wanted = read_config(config).over(self._own)
+        try:
+            if wanted.model is not None:
+                models.check(wanted.model, self._base)
+            elif isinstance(self._model, str):
+                models.check(self._model, self._base)
+        except ModelSpecError as error:
+            raise Unfit("model", str(error)) from None
+        _limits(wanted, wanted.model or self.model, models)
+        if not self.sources:
+            # What sources offer is known only when they answer.
+            self._choose_tools(self._tools, wanted)
 
     async def __call__(self, ctx: Context) -> Message:
         """Answers; returns the last message, which is committed."""
-        settings = self._configure(ctx.config, await load_tools(self.sources))
+        settings = await self._configure(ctx)
+        caller = ModelCaller(ctx, settings.model, settings.attempts)
         while True:
             view = await ctx.view()
-            progress = _find_progress(view.messages, ctx.run.run_id)
-            if progress.unanswered:
-                await self._close_calls(ctx, progress, settings.tools)
-            elif progress.result is not None:
-                return progress.result
-            elif progress.turns < settings.max_turns:
-                await self._call_model(ctx, view, settings)
+            progress = find_progress(view.messages, ctx.run.run_id, ctx.author)
+            if progress.unanswered and progress.wants_tools:
+                await answer_calls(ctx, progress.unanswered, settings.tools)
+            elif progress.unanswered:
+                await close_calls(ctx, progress.unanswered)
+            elif progress.result is None:
+                settings.limits.check(progress.turns, caller.used)
+                await caller.call(_request(ctx, view, settings), view.context_sequence)
+            elif (objection := _objection(progress, progress.result, settings.output)) is not None:
+                await ctx.correct(objection)
             else:
-                raise AgentError(
-                    f"The agent called its model {progress.turns} times and was not done. "
-                    "Raise max_turns, or give it less to do.",
-                    reason=ErrorReason.ERROR_REASON_TURN_LIMIT,
-                )
+                return progress.result
 
-    def _configure(self, config: dict[str, object], tools: Mapping[str, Tool]) -> _Settings:
-        """Lays the configuration of assistant and run over the agent's own.
-
-        Args:
-            config: The configuration.
-            tools: What the sources of tools offer to this run.
-        """
+    async def _configure(self, ctx: Context) -> _Settings:
+        """Lays the configuration of assistant and run over the agent's own."""
         try:
-            wanted = ChatConfig.model_validate(config)
-        except ValidationError as error:
-            problems = "; ".join(describe_errors(error, self.config_schema))
-            raise _config_error(problems) from None
-        own = self._settings
-        try:
-            model = own.model if wanted.model is None else open_model(wanted.model, self._base)
-        except ModelSpecError as error:
-            raise _config_error(f"model: {error}") from None
+            wanted = read_config(ctx.config).over(self._own)
+            model = await self._open(wanted.model, ctx.models)
+            tools = self._choose_tools({**await load_tools(self.sources), **self._tools}, wanted)
+            limits = _limits(wanted, model.name, ctx.models)
+        except Unfit as error:
+            raise AgentError(
+                f"The configuration does not fit the agent: {error}",
+                reason=ErrorReason.ERROR_REASON_CONFIG_INVALID,
+            ) from None
         return _Settings(
             model=model,
-            system=own.system if wanted.system is None else wanted.system,
-            max_turns=wanted.max_turns or own.max_turns,
-            tools={**tools, **own.tools},
+            system=wanted.system or "",
+            tools=tools,
+            output=OutputFormat(wanted.output_schema) if wanted.output_schema else self._output,
+            limits=limits,
+            max_output_tokens=wanted.max_output_tokens,
+            effort=wanted.effort or "",
+            attempts=wanted.model_attempts or 1,
         )
 
-    async def _call_model(self, ctx: Context, view: View, settings: _Settings) -> None:
-        request = ModelRequest(
-            system="\n\n".join(part for part in (settings.system, ctx.instructions) if part),
-            messages=view.messages,
-            tools=tuple(settings.tools.values()),
-        )
-        writer = ctx.write_message(view.context_sequence)
+    async def _open(self, wanted: str | None, models: Models) -> Model:
+        model = self._model if wanted is None else wanted
+        if not isinstance(model, str):
+            return model
         try:
-            answer = None
-            async with aclosing(settings.model.stream(request)) as stream:
-                async for item in stream:
-                    if isinstance(item, Answer):
-                        answer = item
-                    else:
-                        writer.delta(item.index, item.text, _DELTA_KINDS[type(item)])
-            if answer is None:
-                raise AgentError(
-                    f"The answer of {settings.model.name} broke off.",
-                    reason=ErrorReason.ERROR_REASON_MODEL_UNAVAILABLE,
-                )
-        except Exception:
-            await writer.discard("The model call failed.")
-            raise
-        await writer.commit(
-            answer.content,
-            usage=answer.usage,
-            model=settings.model.name,
-            stop_reason=answer.stop_reason,
+            return await models.open(model, self._base)
+        except ModelSpecError as error:
+            raise Unfit("model", str(error)) from None
+
+    def _choose_tools(self, tools: Mapping[str, Tool], wanted: ChatConfig) -> Mapping[str, Tool]:
+        """Returns the tools that a run has, with the policies that hold for it."""
+        try:
+            tools = with_policies(tools, self._policies)
+            tools = with_policies(tools, wanted.tool_policy or {}, only_stricter=True)
+        except ValueError as error:
+            raise Unfit("tool_policy", str(error)) from None
+        if wanted.tools is None:
+            return tools
+        for name in wanted.tools:
+            if name not in tools:
+                raise Unfit("tools", f"there is no tool {name}; {suggest(name, list(tools))}")
+        return {name: each for name, each in tools.items() if name in wanted.tools}
+
+
+def _limits(wanted: ChatConfig, model: str, models: Models) -> Limits:
+    price = models.price(model)
+    if wanted.max_cost is not None and price is None:
+        raise Unfit(
+            "max_cost",
+            f'it is not known what {model} costs: say so in [prices."{model}"] of the server\'s '
+            "configuration",
         )
-
-    async def _close_calls(
-        self, ctx: Context, progress: _Progress, tools: Mapping[str, Tool]
-    ) -> None:
-        """Gives every call its result: none is left dangling."""
-        if progress.wants_tools:
-            calls = progress.unanswered
-            await ctx.gather(*(self._answer_call(ctx, call, tools) for call in calls))
-            return
-        for call in progress.unanswered:
-            await ctx.tool_result(call, _CUT_OFF, is_error=True)
-
-    async def _answer_call(self, ctx: Context, call: ToolCall, tools: Mapping[str, Tool]) -> None:
-        started = await ctx.started_tool(call)
-        if started is not None and not started.idempotent:
-            await ctx.tool_result(call, _OUTCOME_UNKNOWN, is_error=True, outcome_unknown=True)
-            return
-        wanted = tools.get(call.name)
-        if wanted is not None and wanted.on_client:
-            await self._let_client_answer(ctx, call)
-            return
-        if wanted is not None and started is None:
-            if (refusal := await _refusal(ctx, wanted, call)) is not None:
-                await ctx.tool_result(call, refusal, is_error=True)
-                return
-            await ctx.tool_started(call, wanted.idempotent)
-        with ctx.within(call):
-            output = await run_tool(tools, call, ctx)
-        await ctx.tool_result(call, output.text, is_error=output.is_error)
-
-    async def _let_client_answer(self, ctx: Context, call: ToolCall) -> None:
-        result = (await ctx.ask_about(call, Action.KIND_CLIENT_TOOL)).tool_result
-        await ctx.tool_result(call, result.text, is_error=result.is_error)
+    return Limits(wanted.max_turns or 1, wanted.max_total_tokens, wanted.max_cost, price)
 
 
-async def _refusal(ctx: Context, wanted: Tool, call: ToolCall) -> str | None:
-    """Returns why a tool may not run, for the model; None where it may."""
-    if wanted.policy == "deny":
-        return f"{call.name} may not be used."
-    if wanted.policy == "ask":
-        permission = (await ctx.ask_about(call, Action.KIND_TOOL_PERMISSION)).permission
-        if not permission.allow:
-            return f"The call was denied: {permission.deny_message or 'no reason was given'}."
-    return None
-
-
-def _config_error(problems: str) -> AgentError:
-    return AgentError(
-        f"The configuration does not fit the agent: {problems}",
-        reason=ErrorReason.ERROR_REASON_CONFIG_INVALID,
+def _request(ctx: Context, view: View, settings: _Settings) -> ModelRequest:
+    return ModelRequest(
+        system="\n\n".join(part for part in (settings.system, ctx.instructions) if part),
+        messages=view.messages,
+        tools=tuple(settings.tools.values()),
+        output_schema=settings.output.schema if settings.output else None,
+        max_output_tokens=settings.max_output_tokens,
+        effort=settings.effort,
+        cache_key=f"{ctx.thread_id}/{ctx.run.assistant_id}",
     )
 
 
-def _find_progress(messages: Sequence[Message], run_id: str) -> _Progress:
-    own = [message for message in messages if message.run_id == run_id]
-    answers = [position for position, message in enumerate(own) if _is_answer(message)]
-    if not answers:
-        return _Progress()
-    answer = own[answers[-1]]
-    closed = {
-        block.tool_result.tool_call_id
-        for message in own[answers[-1] + 1 :]
-        for block in message.content
-    }
-    calls = (block.tool_call for block in answer.content if block.HasField("tool_call"))
-    goes_on = answer.incomplete or answer.stop_reason in _GOES_ON or _was_steered(own, answer)
-    return _Progress(
-        turns=len(answers),
-        unanswered=[call for call in calls if call.tool_call_id not in closed],
-        wants_tools=answer.stop_reason == StopReason.STOP_REASON_TOOL_USE,
-        result=None if goes_on else answer,
-    )
+def _objection(progress: Progress, result: Message, output: OutputFormat | None) -> str | None:
+    """Returns what the model is to be told about its last answer; None where that is the result.
 
-
-def _was_steered(own: Sequence[Message], answer: Message) -> bool:
-    """Whether the run got input that its last answer had not seen."""
-    position = next(place for place, message in enumerate(own) if message is answer)
-    return any(message.role == Role.ROLE_USER for message in own[position + 1 :])
-
-
-def _is_answer(message: Message) -> bool:
-    """Whether a run wrote the message: its input may hold words of the assistant, too."""
-    return message.role == Role.ROLE_ASSISTANT and message.context_sequence > 0
+    Raises:
+        AgentError: It is none, and will not be.
+    """
+    if result.stop_reason in _ENDS:
+        reason, text = _ENDS[result.stop_reason]
+        raise AgentError(text, reason=reason, result=result)
+    if output is None:
+        return None
+    objection = output.objection("".join(block.text.text for block in result.content))
+    if objection is not None and progress.corrected:
+        raise AgentError(
+            "The answer does not have the form that is asked for, also after the model was told.",
+            reason=ErrorReason.ERROR_REASON_MODEL_OUTPUT_INVALID,
+            result=result,
+        )
+    return objection

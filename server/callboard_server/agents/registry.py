@@ -5,20 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callboard.v1.assistant_pb2 import Agent
 from callboard.v1.message_pb2 import Message
 from callboard_server.agents.chat import ChatAgent
+from callboard_server.agents.chat_config import Unfit
 from callboard_server.agents.context import Context
 from callboard_server.agents.entrypoints import load_object
 from callboard_server.agents.function import adapt, config_schema, to_message
 from callboard_server.agents.kit import job_tools
 from callboard_server.agents.sources import ToolSource
-from callboard_server.agents.tools import Tool, tool
+from callboard_server.agents.tools import Tool, client_tool, tool
 from callboard_server.config import AgentSettings, ConfigError, McpSettings, ServerConfig
 from callboard_server.models.base import ModelSpecError
+from callboard_server.models.opening import Models
+from callboard_server.schemas import Path as ValuePath
+from callboard_server.schemas import find_problems
 
 if TYPE_CHECKING:
     from callboard_server.agents.mcp import McpServer
@@ -35,6 +40,8 @@ class AgentSpec:
     """Runs it to its end and returns its result. A chat agent's is in the log already."""
     config_schema: dict[str, Any] = field(default_factory=lambda: {"type": "object"})
     """JSON Schema of the configuration that its assistants take."""
+    check: Callable[[Mapping[str, object]], None] | None = None
+    """Raises Unfit for a configuration that fits the schema and cannot be had all the same."""
     model: str = ""
     tools: tuple[str, ...] = ()
     """The names of its own tools."""
@@ -54,11 +61,27 @@ class AgentSpec:
         """The names of all its tools, as far as they are known now."""
         return [*self.tools, *(tool.name for source in self.sources for tool in source.tools)]
 
+    def problems(self, config: Mapping[str, object]) -> dict[ValuePath, str]:
+        """Returns what is wrong with a configuration, by the path of the key that is wrong."""
+        problems = find_problems(self.config_schema, config)
+        if not problems and self.check is not None:
+            try:
+                self.check(config)
+            except Unfit as error:
+                return {(error.key,) if error.key else (): error.problem}
+        return problems
+
 
 class Registry:
-    """Agents by name."""
+    """Agents by name.
 
-    def __init__(self, agents: Iterable[AgentSpec] = ()) -> None:
+    Args:
+        agents: The agents.
+        models: What their models are opened with.
+    """
+
+    def __init__(self, agents: Iterable[AgentSpec] = (), models: Models | None = None) -> None:
+        self.models = models or Models()
         self._agents: dict[str, AgentSpec] = {}
         for agent in sorted(agents, key=lambda agent: agent.name):
             if agent.name in self._agents:
@@ -66,15 +89,18 @@ class Registry:
             self._agents[agent.name] = agent
 
     @classmethod
-    def from_objects(cls, agents: Iterable[object] | Mapping[str, object]) -> Registry:
+    def from_objects(
+        cls, agents: Iterable[object] | Mapping[str, object], models: Models | None = None
+    ) -> Registry:
         """Registers agents: functions under their own names, or anything under a name it is given.
 
         Raises:
             ConfigError: Something cannot be an agent; the message says why.
         """
+        models = models or Models()
         if isinstance(agents, Mapping):
-            return cls(_adopt(name, agent) for name, agent in agents.items())
-        return cls(_adopt(_name_of(agent), agent) for agent in agents)
+            return cls((_adopt(name, agent, models) for name, agent in agents.items()), models)
+        return cls((_adopt(_name_of(agent), agent, models) for agent in agents), models)
 
     def __iter__(self) -> Iterator[AgentSpec]:
         return iter(self._agents.values())
@@ -99,9 +125,12 @@ def load(config: ServerConfig, base: Path) -> Registry:
     """
     base = base.resolve()
     servers = {name: _load_server(name, settings, base) for name, settings in config.mcp.items()}
-    return Registry(
-        _load_agent(name, settings, base, servers) for name, settings in config.agents.items()
+    models = Models(config.providers, config.prices, base)
+    agents = (
+        _load_agent(name, settings, base, servers, models)
+        for name, settings in config.agents.items()
     )
+    return Registry(agents, models)
 
 
 def _load_server(name: str, settings: McpSettings, base: Path) -> McpServer:
@@ -119,32 +148,50 @@ def _load_server(name: str, settings: McpSettings, base: Path) -> McpServer:
         raise ConfigError(f"[mcp.{name}] {error}") from error
 
 
-def _adopt(name: str, function: object) -> AgentSpec:
+def _adopt(name: str, function: object, models: Models) -> AgentSpec:
     try:
-        return _make_spec(name, function)
+        spec = _make_spec(name, function, models)
     except TypeError as error:
         raise ConfigError(f"agent {name}: {_place(function)}{error}") from error
+    return _checked(spec, f"agent {name}:")
+
+
+def _checked(spec: AgentSpec, key: str) -> AgentSpec:
+    """Returns an agent that can run as it is, without a configuration of an assistant."""
+    try:
+        if spec.check is not None:
+            spec.check({})
+    except Unfit as error:
+        raise ConfigError(f"{key} {error}") from None
+    return spec
 
 
 def _load_agent(
-    name: str, settings: AgentSettings, base: Path, servers: Mapping[str, McpServer]
+    name: str,
+    settings: AgentSettings,
+    base: Path,
+    servers: Mapping[str, McpServer],
+    models: Models,
 ) -> AgentSpec:
+    table = f"[agents.{name}]"
     if settings.entrypoint is None:
         chat = _make_chat_agent(name, settings, base, servers)
-        return _with_settings(_make_spec(name, chat), settings)
-    key = f"[agents.{name}] entrypoint"
+        return _checked(_with_settings(_make_spec(name, chat, models), settings), table)
+    key = f"{table} entrypoint"
     agent = _load(settings.entrypoint, base, key)
     try:
-        return _with_settings(_make_spec(name, agent), settings)
+        spec = _with_settings(_make_spec(name, agent, models), settings)
     except TypeError as error:
         reason = f"{_place(agent)}{error}"
         raise ConfigError(f'{key} "{settings.entrypoint}": {reason}') from error
+    return _checked(spec, table)
 
 
 def _make_chat_agent(
     name: str, settings: AgentSettings, base: Path, servers: Mapping[str, McpServer]
 ) -> ChatAgent:
     tools = [_load_tool(f"[agents.{name}] tools", written, base) for written in settings.tools]
+    tools += [client_tool(it.name, it.description, it.parameters) for it in settings.client_tools]
     if settings.callable_agents:
         tools += job_tools(settings.callable_agents)
     try:
@@ -155,9 +202,18 @@ def _make_chat_agent(
             settings.max_turns,
             base,
             _pick_sources(f"[agents.{name}] mcp", settings.mcp, servers),
+            tool_policy=settings.tool_policy,
+            output_schema=settings.output_schema,
+            max_total_tokens=settings.max_total_tokens,
+            max_cost=settings.max_cost,
+            max_output_tokens=settings.max_output_tokens,
+            effort=settings.effort,
+            model_attempts=settings.model_attempts,
         )
     except ModelSpecError as error:
         raise ConfigError(f"[agents.{name}] model: {error}") from error
+    except Unfit as error:
+        raise ConfigError(f"[agents.{name}] {error}") from error
     except ValueError as error:
         raise ConfigError(f"[agents.{name}] tools: {error}") from error
 
@@ -206,7 +262,7 @@ def _with_settings(spec: AgentSpec, settings: AgentSettings) -> AgentSpec:
     )
 
 
-def _make_spec(name: str, agent: object) -> AgentSpec:
+def _make_spec(name: str, agent: object, models: Models) -> AgentSpec:
     function = adapt(agent)
 
     async def run(ctx: Context) -> Message | None:
@@ -219,6 +275,7 @@ def _make_spec(name: str, agent: object) -> AgentSpec:
             kind=Agent.KIND_CHAT,
             run=run,
             config_schema=agent.config_schema,
+            check=partial(agent.check, models=models),
             model=agent.model,
             tools=agent.tools,
             sources=agent.sources,

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints, overload
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, get_type_hints, overload
 
 import structlog
 from pydantic import (
@@ -36,15 +38,18 @@ from callboard_server.agents.errors import (
     describe_failure,
 )
 from callboard_server.agents.threads import in_thread
+from callboard_server.config import Policy
+from callboard_server.schemas import find_problems, written
 from callboard_server.validation import describe_errors, suggest
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _SECTION = re.compile(r"^(Args|Attributes|Example|Examples|Note|Raises|Returns|Yields):$", re.M)
 _ARGUMENT = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.+)", re.S)
+# What every provider takes.
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-
-Policy = Literal["allow", "ask", "deny"]
+_STRICTNESS: tuple[Policy, ...] = ("allow", "ask", "deny")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ class Tool:
     """Whether it runs at once, only with a permission from outside, or never."""
     on_client: bool = False
     """Whether a client runs it: its calls are actions, and their answers the results."""
+    check: Callable[[str], None] | None = None
+    """Raises ToolError where arguments do not fit: nobody is asked about such a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,7 @@ def tool(
             idempotent=idempotent,
             timeout=timeout,
             policy=policy,
+            check=call.check,
         )
 
     return make if fn is None else make(fn)
@@ -147,25 +155,81 @@ def client_tool(name: str, description: str, parameters: Mapping[str, Any]) -> T
         description: What it does, for the model.
         parameters: JSON Schema of the arguments, which are one object.
     """
+    schema = dict(parameters)
 
     async def call(arguments_json: str, ctx: Context) -> object:
         raise ToolError("A client runs this tool.")
 
-    return Tool(name, description, dict(parameters), call, on_client=True)
+    check = partial(check_arguments, schema)
+    return Tool(name, description, schema, call, on_client=True, check=check)
+
+
+def check_arguments(schema: Mapping[str, Any], arguments_json: str) -> None:
+    """Checks arguments as a model wrote them.
+
+    Args:
+        schema: JSON Schema of the arguments.
+        arguments_json: The arguments.
+
+    Raises:
+        ToolError: They do not fit; the message says what would.
+    """
+    try:
+        problems = find_problems(schema, json.loads(arguments_json or "{}"))
+    except (ValueError, RecursionError):
+        raise ToolError("The arguments are not JSON.") from None
+    if problems:
+        told = [f"{written(path)}: {text}" if path else text for path, text in problems.items()]
+        raise _unfit(told, schema)
+
+
+def _unfit(problems: Sequence[str], schema: Mapping[str, Any]) -> ToolError:
+    listed = "\n".join(f"- {problem}" for problem in problems)
+    expected = to_json(schema.get("properties", {})).decode()
+    return ToolError(f"The arguments do not fit:\n{listed}\nExpected: {expected}")
 
 
 def index_tools(tools: list[Tool]) -> dict[str, Tool]:
     """Returns tools by name.
 
     Raises:
-        ValueError: Two have the same name.
+        ValueError: Two have the same name, or one has a name that no provider takes.
     """
     by_name: dict[str, Tool] = {}
     for item in tools:
+        if not _NAME.fullmatch(item.name):
+            raise ValueError(
+                f"{item.name!r} is no name for a tool: it may have up to 64 letters of the "
+                "English alphabet, digits, _ and -"
+            )
         if item.name in by_name:
             raise ValueError(f"there are two tools of the name {item.name}")
         by_name[item.name] = item
     return by_name
+
+
+def with_policies(
+    tools: Mapping[str, Tool], policies: Mapping[str, Policy], *, only_stricter: bool = False
+) -> dict[str, Tool]:
+    """Returns tools with other policies.
+
+    Args:
+        tools: The tools, by name.
+        policies: The policies, by the name of the tool.
+        only_stricter: Whether a policy holds only where it is stricter than the tool's own.
+
+    Raises:
+        ValueError: There is no such tool.
+    """
+    changed = dict(tools)
+    for name, policy in policies.items():
+        if name not in tools:
+            raise ValueError(f"there is no tool {name}; {suggest(name, list(tools))}")
+        own = tools[name].policy
+        if only_stricter:
+            policy = max(own, policy, key=_STRICTNESS.index)
+        changed[name] = replace(tools[name], policy=policy)
+    return changed
 
 
 async def run_tool(tools: Mapping[str, Tool], call: ToolCall, ctx: Context) -> ToolOutput:
@@ -231,11 +295,17 @@ class _FunctionCall:
             raise TypeError(f"{function.__name__}: {error.message}") from error
         self.schema.pop("title")
 
-    async def __call__(self, arguments_json: str, ctx: Context) -> object:
+    def check(self, arguments_json: str) -> None:
+        self._read(arguments_json)
+
+    def _read(self, arguments_json: str) -> BaseModel:
         try:
-            arguments = self._model.model_validate_json(arguments_json or "{}")
+            return self._model.model_validate_json(arguments_json or "{}")
         except ValidationError as error:
-            raise ToolError(self._explain(error)) from None
+            raise _unfit(describe_errors(error, self.schema), self.schema) from None
+
+    async def __call__(self, arguments_json: str, ctx: Context) -> object:
+        arguments = self._read(arguments_json)
         values = {name: getattr(arguments, _field(name)) for name in self._names}
         if self._is_async:
             result = self._function(**values, **dict.fromkeys(self._injected, ctx))
@@ -252,11 +322,6 @@ class _FunctionCall:
                     f"{self._function.__name__} is {kind} function: "
                     f"its parameter {name} must be of the type {right.__name__}"
                 )
-
-    def _explain(self, error: ValidationError) -> str:
-        problems = "\n".join(f"- {line}" for line in describe_errors(error, self.schema))
-        expected = to_json(self.schema["properties"]).decode()
-        return f"The arguments do not fit:\n{problems}\nExpected: {expected}"
 
 
 class _Schema(GenerateJsonSchema):

@@ -14,7 +14,7 @@ from callboard.v1.run_pb2 import Run
 from callboard_server import errors
 from callboard_server.agents.registry import AgentSpec, Registry
 from callboard_server.errors import Violation
-from callboard_server.schemas import Path, find_problems, written
+from callboard_server.schemas import Path, written
 from callboard_server.store.base import AssistantRow, Page, Reader, Transaction
 
 _NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
@@ -181,7 +181,7 @@ class Assistants:
     # Checking
 
     def check_config(self, agent: str, config: Struct, field: str) -> None:
-        """Checks a configuration against the schema of an agent.
+        """Checks a configuration against what an agent takes.
 
         Args:
             agent: The agent's name.
@@ -191,7 +191,7 @@ class Assistants:
         Raises:
             ServiceError: It does not fit, or there is no such agent.
         """
-        _refuse(field, find_problems(self._agent(agent).config_schema, to_dict(config)))
+        _refuse(field, self._agent(agent).problems(to_dict(config)))
 
     def check_run(self, assistant: Assistant, config: Struct, field: str) -> None:
         """Checks the configuration that a run would have.
@@ -204,11 +204,11 @@ class Assistants:
         Raises:
             ServiceError: It does not fit, or the agent is gone.
         """
-        schema = self._agent(assistant.agent).config_schema
+        agent = self._agent(assistant.agent)
         # The assistant's own was checked when it was written; of a default one keys can be missing.
-        if not config.fields and not schema.get("required"):
+        if not config.fields and not agent.config_schema.get("required"):
             return
-        problems = find_problems(schema, effective_config(assistant, config))
+        problems = agent.problems(effective_config(assistant, config))
         for path in problems:
             if path and path[0] in assistant.config.fields and path[0] not in config.fields:
                 problems[path] += f" (in version {assistant.version} of the assistant)"

@@ -122,6 +122,9 @@ def finish(
     event.run_finished.state = state
     event.run_finished.outcome.CopyFrom(outcome)
     event.run_finished.outcome.usage.CopyFrom(run.data.usage)
+    if outcome.HasField("result"):
+        # For the provider alone: it stays with the message.
+        event.run_finished.outcome.result.ClearField("provider_state")
     record(tx, run, event)
     line.thread.data.update_time.CopyFrom(event.time)
     if run.data.rolled_back:

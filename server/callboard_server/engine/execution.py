@@ -100,7 +100,7 @@ class Execution:
         """Why posted events could not be written."""
         self._writing: dict[str, OpenMessage] = {}
         self.last_message: Message | None = None
-        """The last message that this code has committed."""
+        """The last message of the assistant that this code has committed."""
         self._conversation = Conversation()
         self._viewer = Viewer(claim.run.run_id, claim.run.assistant_id, assistant.name)
         self._seen = 0
@@ -498,7 +498,8 @@ class Execution:
             if writing is not None:
                 self._writing[message.message_id] = writing
             raise
-        self.last_message = event.message_added.message
+        if message.role == Role.ROLE_ASSISTANT:
+            self.last_message = event.message_added.message
         return event.message_added.message
 
     async def discard_message(self, message_id: str, reason: str, *events: Event) -> None:

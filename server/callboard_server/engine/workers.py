@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-_GRPC_UNKNOWN, _GRPC_FAILED_PRECONDITION = 2, 9
-_ERROR_TEXT = 10_000
+_GRPC_FAILED_PRECONDITION = 9
+_TRIED_ENOUGH = frozenset({ErrorReason.ERROR_REASON_MODEL_UNAVAILABLE})
+"""Reasons for which the agent itself has tried again, as often as it may."""
 STORE_RETRY = 1.0
 """Seconds until a worker tries again when the store does not answer."""
 LONGEST_PAUSE = 60.0
@@ -314,7 +315,7 @@ class Workers:
         """Ends a run whose last words cannot be written, without them."""
         failure = describe_failure(error)
         log.error("run cannot end as it should", error_id=failure.error_id, trace=failure.trace)
-        outcome = _failed(f"the run's end could not be written: {failure}")
+        outcome = AgentError(f"the run's end could not be written: {failure}").outcome
         outcome.error.error_id = failure.error_id
         execution.drop_unwritten()
         try:
@@ -343,13 +344,12 @@ class Workers:
         except (Fenced, StoreError, KeyboardInterrupt, GeneratorExit):
             raise
         except AgentError as error:
-            outcome = _failed(error.message, error.reason, error.retryable)
-            await self._fail(execution, agent, outcome)
+            await self._fail(execution, agent, error.outcome)
         except BaseException as error:
             # Also SystemExit: an agent that calls sys.exit() does not end the server.
             failure = describe_failure(error)
             log.error("agent failed", error_id=failure.error_id, trace=failure.trace)
-            outcome = _failed(f"the agent failed: {failure}", retryable=True)
+            outcome = AgentError(f"the agent failed: {failure}", retryable=True).outcome
             outcome.error.error_id = failure.error_id
             await self._fail(execution, agent, outcome)
         else:
@@ -362,11 +362,12 @@ class Workers:
 
     async def _fail(self, execution: Execution, agent: AgentSpec, outcome: Outcome) -> None:
         """Ends a run as failed, or lets it try again where that may help."""
-        attempt = execution.run.attempt
-        if outcome.error.retryable and attempt < agent.max_attempts:
+        attempt, error = execution.run.attempt, outcome.error
+        may_help = error.retryable and error.reason not in _TRIED_ENOUGH
+        if may_help and attempt < agent.max_attempts:
             pause = min(LONGEST_PAUSE, agent.retry_pause * 2 ** (attempt - 1))
             log.info("agent will be tried again", pause=pause)
-            await execution.retry(outcome.error, pause * random.uniform(0.8, 1.2))
+            await execution.retry(error, pause * random.uniform(0.8, 1.2))
         else:
             await execution.finish(FAILED, outcome)
 
@@ -397,7 +398,7 @@ class Workers:
         if self._draining:
             await execution.give_back()
         else:
-            await execution.finish(FAILED, _failed("the agent cancelled itself"))
+            await execution.finish(FAILED, AgentError("the agent cancelled itself").outcome)
 
     def _success(
         self, execution: Execution, result: Message | None
@@ -415,6 +416,7 @@ class Workers:
             config=effective_config(assistant, run.config),
             open_client=partial(self._client_for, execution.claim),
             workspace=self._workspaces / run.session_id,
+            models=self._registry.models,
         )
         job = self._at_work.get(execution.claim.run_key)
         if job is not None:
@@ -431,17 +433,6 @@ def _names(claim: Claim) -> dict[str, object]:
         "attempt": run.attempt,
         "agent": run.agent,
     }
-
-
-def _failed(
-    message: str,
-    reason: ErrorReason.ValueType = ErrorReason.ERROR_REASON_AGENT_FAILED,
-    retryable: bool = False,
-) -> Outcome:
-    # What no UTF-8 can hold must not keep a run from its end.
-    text = message[:_ERROR_TEXT].encode("utf-8", "replace").decode()
-    error = RunError(code=_GRPC_UNKNOWN, reason=reason, message=text, retryable=retryable)
-    return Outcome(error=error)
 
 
 def _gone(agent: str) -> Outcome:
