@@ -1,0 +1,80 @@
+"""What may be set of a chat agent: in its table or code, and over that by assistants and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+
+from callboard_server.agents.output import schema_problem
+from callboard_server.config import Policy
+from callboard_server.validation import describe_errors
+
+
+class Unfit(ValueError):
+    """A setting of a chat agent cannot be had.
+
+    Args:
+        key: Which; empty where the problem names them itself.
+        problem: Why, and what would be right.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}" if key else problem)
+        self.key = key
+        self.problem = problem
+
+
+class ChatConfig(BaseModel):
+    """The settings of a chat agent, as far as an assistant or a run may have others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    model: str | None = None
+    """The model, as PROVIDER:MODEL. Providers stand in the server's configuration."""
+    system: str | None = None
+    """The system prompt."""
+    tools: list[str] | None = None
+    """Which of the agent's tools there are; all when left out."""
+    tool_policy: dict[str, Policy] | None = None
+    """By the name of a tool, whether it runs at once, is asked for, or never runs. It holds where
+    it is stricter than the agent's own."""
+    output_schema: dict[str, Any] | None = None
+    """JSON Schema that the final answer must fit."""
+    max_turns: PositiveInt | None = None
+    """How often a run may call the model."""
+    max_total_tokens: PositiveInt | None = None
+    """After how many tokens, read and written, a run calls the model no more."""
+    max_cost: PositiveFloat | None = None
+    """After which cost a run calls the model no more."""
+    max_output_tokens: PositiveInt | None = None
+    """How long an answer may be."""
+    effort: str | None = None
+    """How hard the model shall think, in the provider's own words."""
+    model_attempts: PositiveInt | None = None
+    """How often a model call is tried that fails for a reason that may pass."""
+
+    def over(self, own: ChatConfig) -> ChatConfig:
+        """Returns it with what it does not say taken from an agent's own."""
+        said = {name: getattr(self, name) for name in self.model_fields_set}
+        said = {name: value for name, value in said.items() if value is not None}
+        return own.model_copy(update=said)
+
+
+CHAT_CONFIG_SCHEMA: dict[str, Any] = ChatConfig.model_json_schema()
+
+
+def read_config(config: Mapping[str, object]) -> ChatConfig:
+    """Reads a configuration.
+
+    Raises:
+        Unfit: It does not fit.
+    """
+    try:
+        read = ChatConfig.model_validate(config)
+    except ValidationError as error:
+        raise Unfit("", "; ".join(describe_errors(error, CHAT_CONFIG_SCHEMA))) from None
+    if read.output_schema is not None and (problem := schema_problem(read.output_schema)):
+        raise Unfit("output_schema", problem)
+    return read
