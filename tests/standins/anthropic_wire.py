@@ -41,7 +41,7 @@ def delta(index: int, change: Json) -> bytes:
     return wire("content_block_delta", index=index, delta=change)
 
 
-def text(index: int, *pieces: str) -> list[bytes]:
+def text_block(index: int, *pieces: str) -> list[bytes]:
     """A whole block of text."""
     return block(index, {"type": "text", "text": ""}, *(text_delta(each) for each in pieces))
 

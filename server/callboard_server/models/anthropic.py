@@ -28,7 +28,7 @@ from callboard.v1.message_pb2 import (
     Usage,
 )
 from callboard_server.models.anthropic_failures import describe, refuses_thinking
-from callboard_server.models.anthropic_rendering import Block, RenderedRequest, as_arguments, render
+from callboard_server.models.anthropic_rendering import Block, RenderedRequest, render
 from callboard_server.models.base import (
     Answer,
     FailureKind,
@@ -232,7 +232,7 @@ def _state(
     content: Sequence[ParsedContentBlock[None]], stop: StopReason.ValueType, digest: bytes
 ) -> ProviderState | None:
     """Returns what goes back as it came, where the answer holds more than its content shows."""
-    blocks: list[Block] = [block.to_dict(mode="json") for block in content]
+    blocks: list[Block] = [block.to_dict(mode="json", warnings=False) for block in content]
     # The API gives empty text, but does not take it.
     blocks = [block for block in blocks if block["type"] != "text" or block["text"].strip()]
     is_plain = all(block["type"] in ("text", "tool_use") for block in blocks)
@@ -243,11 +243,11 @@ def _state(
 
 
 def _is_taken(blocks: Sequence[Block]) -> bool:
-    """Whether the API takes back what it gave: no thinking at the end, no broken arguments."""
+    """Whether the API takes back what it gave: no thinking at the end, arguments with names."""
     if not blocks or blocks[-1]["type"] in _THINKING:
         return False
-    inputs = [block["input"] for block in blocks if block["type"] == "tool_use"]
-    return all(as_arguments(json.dumps(each)) == each for each in inputs)
+    calls = (block for block in blocks if block["type"] == "tool_use")
+    return all(isinstance(call["input"], dict) for call in calls)
 
 
 def _usage(message: AnthropicMessage) -> Usage:

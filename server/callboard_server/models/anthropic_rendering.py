@@ -179,7 +179,7 @@ class _Transcript:
         self._ids.add(call_id)
         self._calls.append(_Call(call.tool_call_id, call_id))
         name = _NOT_IN_NAMES.sub("_", call.name)[:_MAX_NAME] or "tool"
-        arguments = as_arguments(call.arguments_json)
+        arguments = _arguments(call.arguments_json)
         return {"type": "tool_use", "id": call_id, "name": name, "input": arguments}
 
     def _new_id(self, original: str) -> str:
@@ -319,7 +319,7 @@ def _call_ids(blocks: Sequence[Block]) -> list[str]:
     return [block["id"] for block in blocks if block["type"] == "tool_use"]
 
 
-def as_arguments(text: str) -> Block:
+def _arguments(text: str) -> Block:
     """Reads a call's arguments; nothing of what is no JSON object."""
     try:
         arguments = json.loads(text)
