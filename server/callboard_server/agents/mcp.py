@@ -59,8 +59,6 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 # What all providers take as the name of a tool.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST_RESULT = 200_000
-# What a session gets that its server has forgotten, in words of the SDK.
-_FORGOTTEN = (INVALID_REQUEST, "Session terminated")
 
 
 class McpServer:
@@ -196,16 +194,14 @@ class McpServer:
         )
 
     async def _call(self, name: str, may_repeat: bool, arguments_json: str, ctx: Context) -> str:
-        """Calls a tool, again where the call of a lost session did nothing or may be repeated."""
+        """Calls a tool, once more where the first call did nothing or may be repeated."""
         arguments = _read_arguments(arguments_json)
         try:
             return await self._call_once(name, arguments)
         except MCPError as error:
-            forgotten = (error.code, error.message) == _FORGOTTEN
-            if not forgotten and not (may_repeat and error.code == CONNECTION_CLOSED):
+            refused = error.code == INVALID_REQUEST
+            if not refused and not (may_repeat and error.code == CONNECTION_CLOSED):
                 raise ToolError(self._explain(error)) from None
-            if forgotten and self._connection is not None:
-                self._connection.retire()
         try:
             return await self._call_once(name, arguments)
         except MCPError as error:
@@ -217,6 +213,11 @@ class McpServer:
             raise ToolError(f"The MCP server {self.name} {self._problem}. Nothing was done.")
         try:
             result = await connection.client.call_tool(name, arguments)
+        except MCPError as error:
+            # What a session gets that its server has forgotten.
+            if error.code == INVALID_REQUEST and self._settings.url and connection.is_legacy:
+                connection.retire()
+            raise
         except (RuntimeError, ValidationError):
             raise ToolError(
                 f"The MCP server {self.name} answered, but not as it had declared. "
@@ -378,7 +379,8 @@ def _show_resource(resource: TextResourceContents | BlobResourceContents) -> str
 
 
 def _show_bytes(kind: str, data: str) -> str:
-    return f"[{kind}, {len(data) * 3 // 4:,} bytes, which cannot be shown]"
+    size = len(data.rstrip("=")) * 3 // 4
+    return f"[{kind}, {size:,} bytes, which cannot be shown]"
 
 
 def _cut(text: str) -> str:

@@ -103,6 +103,11 @@ class Connection:
         """The session, once it is open."""
         return self._opened.result()
 
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the server speaks a protocol from before 2026: it knows its sessions."""
+        return self.client.protocol_version not in MODERN_PROTOCOL_VERSIONS
+
     async def open(self) -> None:
         """Waits until the session is open.
 
@@ -164,21 +169,21 @@ class Connection:
                 self._opened.exception()
 
     async def _hear(self, message: IncomingMessage) -> None:
-        """Takes what a server of an older protocol tells unasked."""
+        """Takes what the server tells."""
         if isinstance(message, ToolListChangedNotification):
             await self._on_change()
 
     async def _listen(self, client: Client) -> None:
-        """Asks a server of the newer protocol to tell of changes, as long as it will."""
+        """Asks a server to tell of changes, as long as it will. Others tell unasked."""
         tools = client.server_capabilities.tools
-        if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or not tools:
+        if self.is_legacy or tools is None:
             return
         with suppress(MCPError, TimeoutError):
             while tools.list_changed:
                 with suppress(SubscriptionLost):
                     async with client.listen(tools_list_changed=True) as changes:
                         async for _ in changes:
-                            await self._on_change()
+                            pass
                 await asyncio.sleep(_LISTEN_PAUSE)
                 # What changed while nobody listened was told to nobody.
                 await self._on_change()
