@@ -10,6 +10,7 @@ from pathlib import Path
 from callboard.archives import event_line, header_line, read_lines
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.engine.present import show_thread
+from callboard_server.log.events import without_provider_state
 from callboard_server.log.records import Record
 from callboard_server.store.base import EventFilter, Reader, SessionRow, Store
 
@@ -77,7 +78,7 @@ class _Draft:
         self._file.write(header_line(root))
 
     def write(self, records: list[Record]) -> None:
-        self._file.writelines(event_line(record.event) for record in records)
+        self._file.writelines(event_line(without_provider_state(r.event)) for r in records)
 
     def keep(self) -> None:
         """Puts the file in its place, durably."""

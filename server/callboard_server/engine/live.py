@@ -145,7 +145,7 @@ class Hub:
                     for watcher in self._watched.get(record.event.run_id, ()):
                         watcher.set()
             feed = self._feeds.get(session) or self._begin(session)
-            feed.add(of_session)
+            feed.add(record.shown for record in of_session)
             feed.wake()
 
     def _begin(self, session: int) -> Feed:
@@ -339,7 +339,7 @@ class SessionReader:
         for record in reader.events(
             self._session, self._wanted, after=self._cursor, through=head, limit=FRAME_EVENTS + 1
         ):
-            found.append(record)
+            found.append(record.shown)
             size += len(record.data)
             # One more than fits tells that there is more.
             if size > FRAME_BYTES and len(found) > 1:

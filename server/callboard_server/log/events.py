@@ -46,6 +46,13 @@ CONDENSED = kinds(
 """What the condensed view shows of threads other than the one it is asked for."""
 
 
+def without_provider_state(event: Event) -> Event:
+    """Takes out of an event what is for a model's provider alone, and returns it."""
+    if event.HasField("message_added"):
+        event.message_added.message.ClearField("provider_state")
+    return event
+
+
 def redacted(event: Event) -> Event:
     """Returns what is left of an event whose payload was erased."""
     left = Event()

@@ -6,7 +6,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from callboard.v1.event_pb2 import Event
+from callboard_server.log.events import KINDS, without_provider_state
 
+_MESSAGE_ADDED = KINDS["message_added"]
 _SEQUENCE_TAG = b"\x08"  # Event.sequence: field 1, a varint
 _FRAME_EVENTS_TAG = b"\x0a"  # EventFrame.events: field 1, length-delimited
 
@@ -45,6 +47,16 @@ class Record(NamedTuple):
     @property
     def event(self) -> Event:
         return Event.FromString(self.data)
+
+    @property
+    def shown(self) -> Record:
+        """The record as readers get it: without what is for a model's provider alone."""
+        if self.kind != _MESSAGE_ADDED:
+            return self
+        event = self.event
+        if not event.message_added.message.HasField("provider_state"):
+            return self
+        return self._replace(data=without_provider_state(event).SerializeToString())
 
     @property
     def head(self) -> bytes:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from callboard.v1 import thread_pb2 as pb
+from callboard.v1.event_pb2 import Event
+from callboard.v1.message_pb2 import Message
 from callboard_server.engine.admission import check_sequence
 from callboard_server.engine.creation import add_state
 from callboard_server.engine.engine import Engine, Once, find_thread, once
 from callboard_server.engine.history import ThreadAt
 from callboard_server.engine.present import show_thread
+from callboard_server.log.events import without_provider_state
 from callboard_server.rpc import Call
 from callboard_server.services.messages import brings_results, check_results, completed
 from callboard_server.services.paging import fitting, next_token, page_of, token_at
@@ -43,7 +46,7 @@ class StateRpcs:
                 thread=show_thread(reader, thread),
                 at_sequence=state.sequence,
                 values=state.values,
-                messages=[event.message_added.message for event in reversed(last)],
+                messages=[_message(event) for event in reversed(last)],
                 message_count=state.message_count,
                 pending_actions=fitting(state.open_actions),
             )
@@ -68,7 +71,7 @@ class StateRpcs:
             shown = list(fitting(found))
             more = more or len(shown) < len(found)
             return pb.ListMessagesResponse(
-                messages=[event.message_added.message for event in shown],
+                messages=[_message(event) for event in shown],
                 next_page_token=token_at(request, shown[-1].sequence) if more else "",
             )
 
@@ -122,6 +125,10 @@ class StateRpcs:
             return pb.ListActionsResponse(actions=shown, next_page_token=token)
 
         return await self._engine.store.read(query)
+
+
+def _message(added: Event) -> Message:
+    return without_provider_state(added).message_added.message
 
 
 def check_point(check: Check, request: pb.GetThreadStateRequest | pb.CopyThreadRequest) -> None:

@@ -20,7 +20,7 @@ from callboard_server.engine.deletion import delete_tree
 from callboard_server.engine.engine import Once, find_run, find_thread, once
 from callboard_server.engine.present import show_thread
 from callboard_server.ids import new_id
-from callboard_server.log.events import CONDENSED
+from callboard_server.log.events import CONDENSED, without_provider_state
 from callboard_server.log.fold import merge_patch
 from callboard_server.rpc import Call
 from callboard_server.services import streams
@@ -209,7 +209,8 @@ class ThreadServicer(StateRpcs):
                     newest_first=newest_first,
                 )
             )
-            shown = list(fitting(record.event for record in records[:limit]))
+            events = (without_provider_state(record.event) for record in records[:limit])
+            shown = list(fitting(events))
             more = len(records) > len(shown)
             end = shown[-1].sequence if more else (1 if newest_first else head)
             return pb.ListEventsResponse(
