@@ -1,8 +1,4 @@
-"""Defects that were found in another server of this kind, each as a test that this one has not.
-
-The eleventh, that an assistant's earlier version is restored in part only, comes with the RPC that
-restores one: SetCurrentVersion is not built yet.
-"""
+"""Defects that were found in another server of this kind, each as a test that this one has not."""
 
 from __future__ import annotations
 
@@ -400,3 +396,29 @@ async def test_10_cancelling_a_queued_run_leaves_a_busy_thread_busy(
     assert (thread.state, thread.last_run_state) == (Thread.STATE_IDLE, SUCCEEDED)
     log = await sound_log(client, busy.thread_id)
     assert kinds_of(log).count("thread_idle") == 1
+
+
+async def test_11_going_back_to_a_version_of_an_assistant_restores_all_of_it(
+    server: Served,
+) -> None:
+    client = server.client
+    first = await client.assistants.create(
+        "configured",
+        name="A",
+        description="The first.",
+        config={"model": "model 1", "deep": {"list": [1, None]}},
+        metadata={"team": "x"},
+    )
+    await client.assistants.update(
+        first.assistant_id,
+        name="B",
+        description="The second.",
+        config={"model": "model 2", "more": True},
+        metadata={"team": "y"},
+    )
+    assert await client.assistants.set_current_version(first.assistant_id, 1) == first
+    assert await client.assistants.get(first.assistant_id) == first
+    run = await client.runs.create(first.assistant_id, "go")
+    run = await finished(server, run)
+    assert (run.assistant_version, run.outcome.result.author) == (1, "A")
+    assert text_of(run.outcome.result) == "A uses model 1"
