@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from callboard_server.log.view import Others
 from callboard_server.validation import describe_errors, suggest
 
 _AGENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -103,51 +104,6 @@ class SweepSettings(_Section):
     """The folder in which each is kept as a file, named from the working directory."""
 
 
-class McpSettings(_Section):
-    """`[mcp.NAME]`: a server of tools, as a program to start or at an address."""
-
-    command: str | None = None
-    """The program; it speaks over its standard input and output."""
-    args: list[str] = []
-    env: dict[str, str] = {}
-    """Variables that it gets beside PATH, HOME and the like. No place for secrets."""
-    pass_env: list[str] = []
-    """Names of variables of this process that it gets, too."""
-    cwd: str | None = None
-    """Its working directory, named from the folder of this file."""
-    log_file: str | None = None
-    """Where its standard error goes, named from the working directory."""
-    url: str | None = None
-    """Where it listens, over streamable HTTP."""
-    token_env: str | None = None
-    """The name of the variable that holds the bearer token for it."""
-    headers_env: dict[str, str] = {}
-    """Further headers for it, and the names of the variables that hold their values."""
-    timeout: PositiveFloat = 60.0
-    """Seconds that a call may take."""
-    connect_timeout: PositiveFloat = 30.0
-    """Seconds in which it must have told its tools."""
-
-    @model_validator(mode="after")
-    def _check_kind(self) -> McpSettings:
-        if (self.command is None) == (self.url is None):
-            raise PydanticCustomError("mcp_kind", "needs either command or url")
-        of_a_command = {"args", "env", "pass_env", "cwd", "log_file"}
-        of_an_address = {"token_env", "headers_env"}
-        extra = self.model_fields_set & (of_a_command if self.command is None else of_an_address)
-        if extra:
-            raise PydanticCustomError(
-                "mcp_kind",
-                "{keys} belong to a {kind}",
-                {"keys": ", ".join(sorted(extra)), "kind": "url" if self.command else "command"},
-            )
-        if self.url is not None and not _is_plain_url(self.url):
-            raise PydanticCustomError(
-                "mcp_url", "url must begin with http:// or https:// and hold no password"
-            )
-        return self
-
-
 class WorkspaceSettings(_Section):
     """`[agents.NAME.workspace]`: what an agent may do in the workspace of its session."""
 
@@ -180,6 +136,51 @@ def _fill_in(text: str) -> str:
 
 FilledIn = Annotated[str, AfterValidator(_fill_in)]
 """Text of the file in which `${NAME}` or `${NAME:-DEFAULT}` stands for an environment variable."""
+
+
+class McpSettings(_Section):
+    """`[mcp.NAME]`: a server of tools, as a program to start or at an address."""
+
+    command: str | None = None
+    """The program; it speaks over its standard input and output."""
+    args: list[str] = []
+    env: dict[str, str] = {}
+    """Variables that it gets beside PATH, HOME and the like. No place for secrets."""
+    pass_env: list[str] = []
+    """Names of variables of this process that it gets, too."""
+    cwd: str | None = None
+    """Its working directory, named from the folder of this file."""
+    log_file: str | None = None
+    """Where its standard error goes, named from the working directory."""
+    url: FilledIn | None = None
+    """Where it listens, over streamable HTTP."""
+    token_env: str | None = None
+    """The name of the variable that holds the bearer token for it."""
+    headers_env: dict[str, str] = {}
+    """Further headers for it, and the names of the variables that hold their values."""
+    timeout: PositiveFloat = 60.0
+    """Seconds that a call may take."""
+    connect_timeout: PositiveFloat = 30.0
+    """Seconds in which it must have told its tools."""
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> McpSettings:
+        if (self.command is None) == (self.url is None):
+            raise PydanticCustomError("mcp_kind", "needs either command or url")
+        of_a_command = {"args", "env", "pass_env", "cwd", "log_file"}
+        of_an_address = {"token_env", "headers_env"}
+        extra = self.model_fields_set & (of_a_command if self.command is None else of_an_address)
+        if extra:
+            raise PydanticCustomError(
+                "mcp_kind",
+                "{keys} belong to a {kind}",
+                {"keys": ", ".join(sorted(extra)), "kind": "url" if self.command else "command"},
+            )
+        if self.url is not None and not _is_plain_url(self.url):
+            raise PydanticCustomError(
+                "mcp_url", "url must begin with http:// or https:// and hold no password"
+            )
+        return self
 
 
 class ProviderSettings(_Section):
@@ -248,6 +249,8 @@ class AgentSettings(_Section):
     """Tools for the session's workspace; none when left out."""
     callable_agents: list[str] = []
     """Agents that this one may launch as jobs: it gets the tools for that."""
+    others: Others = "final"
+    """What it sees of other agents' runs: their last answers, or all turns with their tools."""
     tool_policy: dict[str, Policy] = {}
     """By the name of a tool, what holds instead of the policy that its code has."""
     output_schema: dict[str, Any] | None = None

@@ -31,6 +31,7 @@ from callboard_server.agents.sources import ToolSource, load_tools
 from callboard_server.agents.tool_calls import answer_calls, close_calls
 from callboard_server.agents.tools import Tool, index_tools, tool, with_policies
 from callboard_server.config import OFFLINE, Policy
+from callboard_server.log.view import Others
 from callboard_server.models.base import Model, ModelRequest, ModelSpecError
 from callboard_server.models.opening import Models, open_table, split_spec
 from callboard_server.validation import suggest
@@ -61,6 +62,7 @@ class _Settings:
 
     model: Model
     system: str
+    others: Others
     tools: Mapping[str, Tool]
     output: OutputFormat | None
     limits: Limits
@@ -79,6 +81,8 @@ class ChatAgent:
         max_turns: How often a run may call the model.
         base: The folder that a model's files are named from.
         sources: Where further tools come from, such as MCP servers.
+        others: What it sees of other agents' runs: their last answers, or all turns with their
+            tools.
         tool_policy: By the name of a tool, what holds instead of its own policy.
         output_schema: What the final answer must be: a JSON Schema, or a pydantic model.
         max_total_tokens: After how many tokens, read and written, a run calls the model no more.
@@ -105,6 +109,7 @@ class ChatAgent:
         base: Path | None = None,
         sources: Iterable[ToolSource] = (),
         *,
+        others: Others = "final",
         tool_policy: Mapping[str, Policy] | None = None,
         output_schema: Mapping[str, Any] | type[BaseModel] | None = None,
         max_total_tokens: int | None = None,
@@ -128,6 +133,7 @@ class ChatAgent:
                 "effort": effort,
                 "model_attempts": model_attempts,
                 "system": system,
+                "others": others,
             }
         )
         if self._output is not None and (problem := schema_problem(self._output.schema)):
@@ -178,14 +184,14 @@ class ChatAgent:
         settings = await self._configure(ctx)
         caller = ModelCaller(ctx, settings.model, settings.attempts)
         while True:
-            view = await ctx.view()
+            view = await ctx.view(settings.others)
             progress = find_progress(view.messages, ctx.run.run_id, ctx.author)
             if progress.unanswered and progress.wants_tools:
                 await answer_calls(ctx, progress.unanswered, settings.tools)
             elif progress.unanswered:
                 await close_calls(ctx, progress.unanswered)
             elif progress.result is None:
-                settings.limits.check(progress.turns, caller.used)
+                settings.limits.check(progress.turns + view.summarised_answers, caller.used)
                 await caller.call(_request(ctx, view, settings), view.context_sequence)
             elif (objection := _objection(progress, progress.result, settings.output)) is not None:
                 await ctx.correct(objection)
@@ -207,6 +213,7 @@ class ChatAgent:
         return _Settings(
             model=model,
             system=wanted.system or "",
+            others=wanted.others or "final",
             tools=tools,
             output=OutputFormat(wanted.output_schema) if wanted.output_schema else self._output,
             limits=limits,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, Validati
 
 from callboard_server.agents.output import schema_problem
 from callboard_server.config import Policy
+from callboard_server.log.view import Others
 from callboard_server.validation import describe_errors
 
 
@@ -40,6 +41,8 @@ class ChatConfig(BaseModel):
     tool_policy: dict[str, Policy] | None = None
     """By the name of a tool, whether it runs at once, is asked for, or never runs. It holds where
     it is stricter than the agent's own."""
+    others: Others | None = None
+    """What it sees of other agents' runs: their last answers, or all turns with their tools."""
     output_schema: dict[str, Any] | None = None
     """JSON Schema that the final answer must fit."""
     max_turns: PositiveInt | None = None

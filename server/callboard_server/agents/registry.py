@@ -202,6 +202,7 @@ def _make_chat_agent(
             settings.max_turns,
             base,
             _pick_sources(f"[agents.{name}] mcp", settings.mcp, servers),
+            others=settings.others,
             tool_policy=settings.tool_policy,
             output_schema=settings.output_schema,
             max_total_tokens=settings.max_total_tokens,
