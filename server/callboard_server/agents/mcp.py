@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -39,6 +38,7 @@ from mcp.types import Tool as OfferedTool
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from callboard_server.agents.environment import passed_on, variable
 from callboard_server.agents.errors import AgentError, ToolError
 from callboard_server.agents.mcp_connection import (
     Connection,
@@ -288,19 +288,16 @@ class _Reach:
 
     def __init__(self, settings: McpSettings, base: Path) -> None:
         self._url = settings.url
-        self._headers = {
-            header: _variable(name, "headers_env") for header, name in settings.headers_env.items()
-        }
+        self._headers = {header: variable(name) for header, name in settings.headers_env.items()}
         if settings.token_env is not None:
-            token = _variable(settings.token_env, "token_env")
-            self._headers["Authorization"] = f"Bearer {token}"
+            self._headers["Authorization"] = f"Bearer {variable(settings.token_env)}"
         self._log_file = None if settings.log_file is None else Path(settings.log_file).absolute()
         if settings.command is not None:
             folder = base / (settings.cwd or ".")
             self._server = StdioServerParameters(
                 command=_find_program(settings.command, folder),
                 args=settings.args,
-                env={**settings.env, **{n: _variable(n, "pass_env") for n in settings.pass_env}},
+                env=passed_on(settings.pass_env) | settings.env,
                 cwd=folder,
             )
 
@@ -310,13 +307,6 @@ class _Reach:
         else:
             transport = over_http(self._url, self._headers)
         return Connection(transport, on_change)
-
-
-def _variable(name: str, key: str) -> str:
-    value = os.environ.get(name)
-    if value is None:
-        raise ConfigError(f"{key}: the environment variable {name} is not set")
-    return value
 
 
 def _find_program(command: str, folder: Path) -> str:
