@@ -31,7 +31,7 @@ def responses_problems(body: Mapping[str, Any]) -> list[str]:
     """Returns what is wrong with a request to the Responses API; nothing if it is right."""
     return [
         *_common_problems(body, _RESPONSES_PARAMETERS),
-        *_tool_problems(body, [tool for tool in body.get("tools", ())], strict_is_default=True),
+        *_tool_problems(body, body.get("tools") or (), strict_is_default=True),
         *_format_problems(body.get("text", {}).get("format")),
         *_input_problems(body),
     ]
@@ -39,10 +39,11 @@ def responses_problems(body: Mapping[str, Any]) -> list[str]:
 
 def chat_problems(body: Mapping[str, Any]) -> list[str]:
     """Returns what is wrong with a request to Chat Completions; nothing if it is right."""
+    functions = [tool.get("function", {}) for tool in body.get("tools") or ()]
     response_format = body.get("response_format")
     return [
         *_common_problems(body, _CHAT_PARAMETERS),
-        *_tool_problems(body, [tool.get("function", {}) for tool in body.get("tools", ())]),
+        *_tool_problems(body, functions),
         *_format_problems(response_format and response_format.get("json_schema")),
         *_messages_problems(body.get("messages")),
     ]
@@ -77,7 +78,7 @@ def _tool_problems(
             yield f"the parameters of {name} have no properties"
         if function.get("strict", strict_is_default):
             yield f"{name} is strict, and its schema may not be"
-    if any(tool.get("type") != "function" for tool in body.get("tools", ())):
+    if any(tool.get("type") != "function" for tool in body.get("tools") or ()):
         yield "a tool is no function"
 
 
@@ -88,6 +89,8 @@ def _format_problems(schema: Mapping[str, Any] | None) -> Iterator[str]:
 
 def _input_problems(body: Mapping[str, Any]) -> Iterator[str]:
     items = body.get("input")
+    if items and isinstance(items, str):
+        return
     if not isinstance(items, list) or not items:
         yield "the input is empty"
         return
@@ -140,8 +143,8 @@ def _is_output(item: Mapping[str, Any]) -> bool:
 
 
 def _messages_problems(messages: object) -> Iterator[str]:
-    if not isinstance(messages, list) or all(each.get("role") == "system" for each in messages):
-        yield "there are no messages to answer"
+    if not isinstance(messages, list) or not messages:
+        yield "there are no messages"
         return
     calls = _Calls()
     for position, message in enumerate(messages):

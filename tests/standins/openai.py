@@ -139,7 +139,7 @@ def seal(body: Mapping[str, Any], length: int) -> str:
 
     Args:
         body: The request, or a later one.
-        length: How many items of the request's input the answer had seen.
+        length: How many items of its input the answer had seen.
     """
     seen = [body["model"], body.get("instructions"), body.get("tools"), body["input"][:length]]
     digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()

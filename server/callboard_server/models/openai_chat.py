@@ -140,11 +140,12 @@ class _Reader:
 
     def answer(self) -> Answer:
         usage = read_usage(self._usage, "prompt_tokens", "completion_tokens")
-        if not self.is_whole or self._finish_reason in _BROKEN:
-            raise failure(FailureKind.BROKEN_OFF, self._name)
         stop_reason = self._stop_reason()
-        if stop_reason == StopReason.STOP_REASON_TOOL_USE and not self._draft.is_callable:
-            raise failure(FailureKind.BROKEN_OFF, self._name, usage=usage)
+        wants_tools = stop_reason == StopReason.STOP_REASON_TOOL_USE
+        is_broken = not self.is_whole or self._finish_reason in _BROKEN
+        if is_broken or (wants_tools and not self._draft.is_callable):
+            known = usage if self._usage else None
+            raise failure(FailureKind.BROKEN_OFF, self._name, usage=known)
         return Answer(self._draft.content(), usage, stop_reason)
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Iterator[Piece]:
