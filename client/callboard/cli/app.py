@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from callboard.cli import actions, agents, chat, db, events, init, jobs, serve, server, threads
+from callboard.cli import (
+    actions,
+    agents,
+    assistants,
+    chat,
+    db,
+    events,
+    init,
+    jobs,
+    serve,
+    server,
+    threads,
+)
 from callboard.cli.durations import parse_duration
 from callboard.cli.failures import ExitCode, explain
 from callboard.cli.invocation import JsonOption, Options, ServerOption
@@ -40,7 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (init, serve, agents, chat, jobs, actions, threads, events, server, db):
+for module in (init, serve, agents, assistants, chat, jobs, actions, threads, events, server, db):
     app.add_typer(module.app)
 
 

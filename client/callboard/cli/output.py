@@ -60,6 +60,11 @@ class Output:
         self.console.file.flush()
 
 
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON for people: what is empty is nothing."""
+    return json.dumps(value, ensure_ascii=False, indent=indent) if value else ""
+
+
 def note(text: str) -> None:
     """Tells people something beside the output, on standard error."""
     _console(stderr=True).print(Text(printable(text), style="dim"), soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from callboard._enums import ThreadStateName
 from callboard.cli.failures import CommandError
 from callboard.cli.gists import action_gist, blocks_gist
 from callboard.cli.invocation import Cli, command
-from callboard.cli.output import local_time, printable
+from callboard.cli.output import json_text, local_time, printable
 from callboard.cli.states import state_word
 from callboard.cli.tables import Rows, cell, field_table
 
@@ -149,7 +148,7 @@ def _table(threads: Sequence[Thread]) -> RenderableType:
             _state(thread),
             _last_run(thread),
             local_time(thread.update_time),
-            _json(to_dict(thread.metadata)),
+            json_text(to_dict(thread.metadata)),
         )
     return table
 
@@ -168,8 +167,8 @@ def _details(state: ThreadState) -> RenderableType:
             ("events", f"{thread.oldest_sequence} to {thread.head_sequence} in its session"),
             ("created", local_time(thread.create_time)),
             ("updated", local_time(thread.update_time)),
-            ("metadata", _json(to_dict(thread.metadata))),
-            ("values", _json(to_dict(state.values), indent=2)),
+            ("metadata", json_text(to_dict(thread.metadata))),
+            ("values", json_text(to_dict(state.values), indent=2)),
             *(
                 ("waits for", f"{action_gist(action)}  {action.action_id}")
                 for action in state.pending_actions
@@ -199,7 +198,3 @@ def _state(thread: Thread) -> str:
 
 def _last_run(thread: Thread) -> str:
     return state_word(thread.last_run_state) if thread.last_run_state else ""
-
-
-def _json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent) if value else ""
