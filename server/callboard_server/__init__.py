@@ -10,6 +10,7 @@ from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context, SyncContext
 from callboard_server.agents.errors import AgentError, NoAnswer, ToolError
 from callboard_server.agents.tools import Tool, client_tool, tool
+from callboard_server.agents.workspace import workspace_tools
 
 __all__ = [
     "AgentError",
@@ -21,4 +22,5 @@ __all__ = [
     "ToolError",
     "client_tool",
     "tool",
+    "workspace_tools",
 ]

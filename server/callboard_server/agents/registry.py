@@ -19,7 +19,14 @@ from callboard_server.agents.function import adapt, config_schema, to_message
 from callboard_server.agents.kit import job_tools
 from callboard_server.agents.sources import ToolSource
 from callboard_server.agents.tools import Tool, client_tool, tool
-from callboard_server.config import AgentSettings, ConfigError, McpSettings, ServerConfig
+from callboard_server.agents.workspace import workspace_tools
+from callboard_server.config import (
+    AgentSettings,
+    ConfigError,
+    McpSettings,
+    ServerConfig,
+    WorkspaceSettings,
+)
 from callboard_server.models.base import ModelSpecError
 from callboard_server.models.opening import Models
 from callboard_server.schemas import Path as ValuePath
@@ -194,6 +201,8 @@ def _make_chat_agent(
     tools += [client_tool(it.name, it.description, it.parameters) for it in settings.client_tools]
     if settings.callable_agents:
         tools += job_tools(settings.callable_agents)
+    if settings.workspace is not None:
+        tools += _make_workspace_tools(f"[agents.{name}.workspace]", settings.workspace)
     try:
         return ChatAgent(
             settings.model or "",
@@ -217,6 +226,13 @@ def _make_chat_agent(
         raise ConfigError(f"[agents.{name}] {error}") from error
     except ValueError as error:
         raise ConfigError(f"[agents.{name}] tools: {error}") from error
+
+
+def _make_workspace_tools(key: str, settings: WorkspaceSettings) -> list[Tool]:
+    try:
+        return workspace_tools(**settings.model_dump())
+    except ConfigError as error:
+        raise ConfigError(f"{key} {error}") from error
 
 
 def _pick_sources(
