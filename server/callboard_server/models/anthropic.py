@@ -40,6 +40,7 @@ from callboard_server.models.base import (
     ToolArgumentsPiece,
 )
 from callboard_server.models.failures import failure
+from callboard_server.models.history import call_ids
 
 BASE_URL = "https://api.anthropic.com"
 
@@ -99,7 +100,7 @@ class AnthropicModel:
         self._account = account
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | Answer, None]:
-        draft = _Draft(_call_ids(request))
+        draft = _Draft(call_ids(request.messages))
         answer = None
         try:
             async with AsyncExitStack() as stack:
@@ -144,13 +145,13 @@ class _Draft:
     """An answer, as it comes in.
 
     Args:
-        call_ids: Of the calls before it. Not every compatible server makes ids of its own for each.
+        known_ids: Of the calls before it: compatible servers may use one again.
     """
 
-    def __init__(self, call_ids: Set[str]) -> None:
+    def __init__(self, known_ids: Set[str]) -> None:
         self.usage: Usage | None = None
         """What the call has used, as far as that is known."""
-        self._call_ids = call_ids
+        self._known_ids = known_ids
         self._kinds: dict[int, str] = {}
         self._places: dict[int, int] = {}
         """Of the provider's blocks that show, where they stand in the content."""
@@ -218,7 +219,7 @@ class _Draft:
 
     def _rename(self, calls: Sequence[ToolCall]) -> bool:
         """Gives calls ids of their own; returns whether one lacked it."""
-        known = set(self._call_ids)
+        known = set(self._known_ids)
         renamed = False
         for call in calls:
             if not call.tool_call_id or call.tool_call_id in known:
@@ -267,13 +268,4 @@ def _usage(message: AnthropicMessage) -> Usage:
         output_tokens=count("output_tokens"),
         reasoning_tokens=count("thinking_tokens", details),
         model_calls=1,
-    )
-
-
-def _call_ids(request: ModelRequest) -> frozenset[str]:
-    return frozenset(
-        block.tool_call.tool_call_id
-        for message in request.messages
-        for block in message.content
-        if block.HasField("tool_call")
     )

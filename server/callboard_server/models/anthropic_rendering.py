@@ -27,21 +27,23 @@ from callboard.v1.message_pb2 import (
     ToolResult,
 )
 from callboard_server.models.base import FailureKind, ModelError, ModelRequest, ToolDefinition
+from callboard_server.models.history import (
+    FAILED,
+    GO_ON,
+    UNANSWERED,
+    late_result,
+    mark_system,
+    read_arguments,
+    valid_name,
+)
 from callboard_server.models.prefix import Prefix
 
 DEFAULT_MAX_TOKENS = 16_384
 """The longest answer where nobody says: the API wants a number, and every model allows this one."""
 
-SYSTEM_TAG = "system_message"
-"""Marks instructions and notices within the conversation: there, not all models take a role."""
-
-_GO_ON = "Go on."
-_UNANSWERED = "This call has no result: it was not run, or was interrupted."
-_FAILED = "The tool failed without saying why."
-
 _PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
-_MAX_NAME = 64
+_NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
+_MAX_ID = 64
 _MAX_TITLE = 500
 
 Block = dict[str, Any]
@@ -135,11 +137,11 @@ class _Transcript:
 
     def complete(self) -> None:
         """Makes a request of what was said so far."""
-        results = [call.result or _error_result(call.id, _UNANSWERED) for call in self._calls]
+        results = [call.result or _error_result(call.id, UNANSWERED) for call in self._calls]
         blocks = [*results, *self._said]
         self._calls, self._said = [], []
         if not blocks and not self._paused and self._last_role() != "user":
-            blocks = [_text_block(_GO_ON)]
+            blocks = [_text_block(GO_ON)]
         self._append("user", blocks)
 
     def _add_answer(self, message: Message) -> None:
@@ -178,17 +180,18 @@ class _Transcript:
         call_id = self._new_id(call.tool_call_id)
         self._ids.add(call_id)
         self._calls.append(_Call(call.tool_call_id, call_id))
-        name = _NOT_IN_NAMES.sub("_", call.name)[:_MAX_NAME] or "tool"
-        arguments = _arguments(call.arguments_json)
+        # What is no JSON object, such as half of one, cannot be sent back.
+        arguments = read_arguments(call.arguments_json) or {}
+        name = valid_name(call.name)
         return {"type": "tool_use", "id": call_id, "name": name, "input": arguments}
 
     def _new_id(self, original: str) -> str:
         """Returns an id that the provider takes, and that no call before has."""
-        base = _NOT_IN_NAMES.sub("_", original) or "call"
-        call_id, count = base[:_MAX_NAME], 1
+        base = _NOT_IN_IDS.sub("_", original) or "call"
+        call_id, count = base[:_MAX_ID], 1
         while call_id in self._ids:
             count += 1
-            call_id = f"{base[: _MAX_NAME - 8]}_{count}"
+            call_id = f"{base[: _MAX_ID - 8]}_{count}"
         return call_id
 
     def _add_result(self, result: ToolResult) -> None:
@@ -197,8 +200,7 @@ class _Transcript:
                 call.result = _result_block(call.id, result)
                 return
         if result.text.strip():
-            # Its call is not here, or was closed before it came.
-            self._said.append(_text_block(f"Late result of {result.name}: {result.text}"))
+            self._said.append(_text_block(late_result(result)))
 
     def _append(self, role: str, blocks: Sequence[Block]) -> None:
         if not blocks:
@@ -239,7 +241,7 @@ def _said_block(block: ContentBlock, role: Role.ValueType) -> Iterator[Block]:
         case "text" if block.text.text.strip():
             text = block.text.text
             if role == Role.ROLE_SYSTEM:
-                text = f"<{SYSTEM_TAG}>\n{text}\n</{SYSTEM_TAG}>"
+                text = mark_system(text)
             yield _text_block(text)
         case "image":
             yield _image_block(block)
@@ -302,7 +304,7 @@ def _description(block: ContentBlock) -> str:
 
 def _result_block(call_id: str, result: ToolResult) -> Block:
     if result.is_error:
-        return _error_result(call_id, result.text if result.text.strip() else _FAILED)
+        return _error_result(call_id, result.text if result.text.strip() else FAILED)
     content = {"content": result.text} if result.text.strip() else {}
     return {"type": "tool_result", "tool_use_id": call_id, **content}
 
@@ -317,14 +319,3 @@ def _text_block(text: str) -> Block:
 
 def _call_ids(blocks: Sequence[Block]) -> list[str]:
     return [block["id"] for block in blocks if block["type"] == "tool_use"]
-
-
-def _arguments(text: str) -> Block:
-    """Reads a call's arguments; nothing of what is no JSON object."""
-    try:
-        arguments = json.loads(text)
-        # Numbers that have no JSON of their own can be read, too.
-        json.dumps(arguments, allow_nan=False)
-    except (ValueError, RecursionError):
-        return {}
-    return arguments if isinstance(arguments, dict) else {}

@@ -16,15 +16,14 @@ from openai import AsyncOpenAI
 from callboard.v1.message_pb2 import ContentBlock, Role, StopReason
 from callboard_server.models.base import Answer, FailureKind, ModelRequest, Piece, ToolDefinition
 from callboard_server.models.failures import failure
+from callboard_server.models.history import call_ids, mark_system
 from callboard_server.models.openai_client import is_compatible, read_usage, stream_answer
 from callboard_server.models.openai_draft import Draft, Kind
 from callboard_server.models.openai_failures import describe_report
 from callboard_server.models.openai_turns import (
     Turn,
     address,
-    call_ids,
     inline,
-    mark_system,
     object_schema,
     read_turns,
 )

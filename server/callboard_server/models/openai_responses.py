@@ -22,6 +22,7 @@ from callboard.v1.message_pb2 import (
 )
 from callboard_server.models.base import Answer, FailureKind, ModelRequest, Piece, ToolDefinition
 from callboard_server.models.failures import failure
+from callboard_server.models.history import call_ids, mark_system
 from callboard_server.models.openai_client import is_compatible, read_usage, stream_answer
 from callboard_server.models.openai_draft import Draft, Kind
 from callboard_server.models.openai_failures import describe_report
@@ -29,9 +30,7 @@ from callboard_server.models.openai_turns import (
     Call,
     Turn,
     address,
-    call_ids,
     inline,
-    mark_system,
     object_schema,
     read_turns,
 )

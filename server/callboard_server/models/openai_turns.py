@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,14 +24,17 @@ from callboard.v1.message_pb2 import (
     ToolCall,
     ToolResult,
 )
+from callboard_server.log.exchanges import calls_in
+from callboard_server.models.history import (
+    FAILED,
+    GO_ON,
+    UNANSWERED,
+    late_result,
+    read_arguments,
+    valid_name,
+)
 
 _CALL_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
-_NOT_IN_NAMES = re.compile(r"[^\w-]", re.ASCII)
-_MAX_NAME = 64
-
-_GO_ON = "Go on."
-_UNANSWERED = "This call has no result: it was not run, or was interrupted."
-_FAILED = "The tool failed without saying why."
 _NOTHING = "The tool returned nothing."
 
 
@@ -103,9 +105,10 @@ class _Conversation:
 
     def complete(self) -> None:
         """Makes something to answer of what was said so far."""
-        calls = [self._call(call) for call in _calls(self._answer)]
+        calls = [self._call(call) for call in calls_in(self._answer)]
         content = [block for block in self._answer.content if _is_said(block)]
-        is_same = [call.call_id for call in calls] == [c.tool_call_id for c in _calls(self._answer)]
+        given_ids = [call.tool_call_id for call in calls_in(self._answer)]
+        is_same = [call.call_id for call in calls] == given_ids
         state = self._answer.provider_state if is_same else ProviderState()
         if content or calls or state.blocks_json:
             self.turns.append(Turn(Role.ROLE_ASSISTANT, content, calls, state))
@@ -113,19 +116,18 @@ class _Conversation:
         self._answer, self._results, self._others = Message(), {}, []
         if not self.turns or (self.turns[-1].is_own and not self.turns[-1].calls):
             # Not all servers let a model go on by itself.
-            self.turns.append(Turn(Role.ROLE_USER, [ContentBlock(text=Text(text=_GO_ON))]))
+            self.turns.append(Turn(Role.ROLE_USER, [ContentBlock(text=Text(text=GO_ON))]))
 
     def _say(self, role: Role.ValueType, content: Sequence[ContentBlock]) -> None:
         if content:
             self._others.append(Turn(role, content))
 
     def _take(self, result: ToolResult) -> None:
-        wanted = {call.tool_call_id for call in _calls(self._answer)}
+        wanted = {call.tool_call_id for call in calls_in(self._answer)}
         if result.tool_call_id in wanted - self._results.keys():
             self._results[result.tool_call_id] = result
         elif result.text.strip():
-            text = Text(text=f"Late result of {result.name}: {result.text}")
-            self._say(Role.ROLE_USER, [ContentBlock(text=text)])
+            self._say(Role.ROLE_USER, [ContentBlock(text=Text(text=late_result(result)))])
 
     def _call(self, call: ToolCall) -> Call:
         call_id = call.tool_call_id
@@ -136,16 +138,11 @@ class _Conversation:
         self._ids.add(call_id)
         return Call(
             call_id=call_id,
-            name=_NOT_IN_NAMES.sub("_", call.name)[:_MAX_NAME] or "tool",
+            name=valid_name(call.name),
             # A call that was cut off has none, and servers that parse them refuse the pieces.
             arguments=call.arguments_json if is_object(call.arguments_json) else "{}",
             output=_output(self._results.get(call.tool_call_id)),
         )
-
-
-def call_ids(messages: Sequence[Message]) -> frozenset[str]:
-    """Returns the ids of all tool calls of a conversation."""
-    return frozenset(call.tool_call_id for message in messages for call in _calls(message))
 
 
 def is_call_id(text: str) -> bool:
@@ -155,10 +152,7 @@ def is_call_id(text: str) -> bool:
 
 def is_object(arguments: str) -> bool:
     """Whether a text is one whole JSON object."""
-    try:
-        return isinstance(json.loads(arguments, parse_constant=_refuse), dict)
-    except (ValueError, RecursionError):
-        return False
+    return read_arguments(arguments) is not None
 
 
 def object_schema(parameters: Mapping[str, object]) -> dict[str, object]:
@@ -184,20 +178,6 @@ def inline(file: File) -> str | None:
         return None
 
 
-def mark_system(text: str) -> str:
-    """Marks what the system says in a user's turn.
-
-    Templates of many models refuse system messages that are not the first.
-    """
-    return f"<system_message>\n{text}\n</system_message>"
-
-
-def _calls(message: Message) -> list[ToolCall]:
-    if message.role != Role.ROLE_ASSISTANT:
-        return []
-    return [block.tool_call for block in message.content if block.HasField("tool_call")]
-
-
 def _is_said(block: ContentBlock) -> bool:
     match block.WhichOneof("block"):
         case "text":
@@ -211,11 +191,7 @@ def _is_said(block: ContentBlock) -> bool:
 
 def _output(result: ToolResult | None) -> str:
     if result is None:
-        return _UNANSWERED
+        return UNANSWERED
     if result.text.strip():
         return result.text
-    return _FAILED if result.is_error else _NOTHING
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    return FAILED if result.is_error else _NOTHING
