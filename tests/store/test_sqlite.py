@@ -175,9 +175,11 @@ async def test_a_damaged_log_of_changes_does_not_hurt(open_sqlite: OpenSqlite, p
 # Trouble while it runs
 
 
-async def test_another_program_holds_the_lock(open_sqlite: OpenSqlite, path: Path) -> None:
+async def test_another_program_holds_the_lock(
+    open_sqlite: OpenSqlite, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = await open_sqlite()
-    store._connection.execute("PRAGMA busy_timeout = 50")
+    monkeypatch.setattr(schema, "PATIENCE", 0.05)
     await store.write(add)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -94,6 +94,8 @@ class Dispatcher:
         self._draining = False
         self._backlog = True
         """Whether runs may be ready that nobody has claimed."""
+        self._freed = False
+        """Whether a run has left its slot since the last claim began."""
 
     # From outside
 
@@ -159,6 +161,7 @@ class Dispatcher:
         self._wake.set()
 
     def _slot_is_free(self) -> None:
+        self._freed = True
         if self._backlog:
             self._wake.set()
 
@@ -221,7 +224,7 @@ class Dispatcher:
     async def _claim_ready(self) -> None:
         while not self._draining and (free := self._free) > 0:
             # What is committed from here on may be ready without being seen by this claim.
-            self._backlog = False
+            self._backlog = self._freed = False
             self._reserved += free
             claimed: list[tuple[Claim, Assistant]] = []
             try:
@@ -235,7 +238,7 @@ class Dispatcher:
                 self._begin(claim, assistant)
             # Where an assistant runs as often as it may, the next end of a run lets others go on.
             self._backlog |= full or len(claimed) == free
-            if len(claimed) < free:
+            if len(claimed) < free and not (full and self._freed):
                 return
 
     def _begin(self, claim: Claim, assistant: Assistant) -> None:

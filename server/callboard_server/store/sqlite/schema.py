@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +19,9 @@ STATEMENTS = 512
 CHECKPOINT = 4000
 """After how many pages SQLite moves its log into the database: 16 MiB. What is written again and
 again until then is moved once."""
+
+PATIENCE = 5.0
+"""How long to wait for another program that writes to the file, such as a backup, in seconds."""
 
 migrations = Migrations("callboard")
 
@@ -42,11 +46,10 @@ _load_migrations()
 def connect(path: str, *, synchronous: str = "FULL", read_only: bool = False) -> sqlite3.Connection:
     """Opens a connection that leaves transactions to its user."""
     uri = f"{Path(path).absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    # The timeout is how long to wait for another process, such as a backup, in seconds.
     connection = sqlite3.connect(
         uri,
         uri=True,
-        timeout=5,
+        timeout=PATIENCE,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=STATEMENTS,
@@ -57,6 +60,16 @@ def connect(path: str, *, synchronous: str = "FULL", read_only: bool = False) ->
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def patience(connection: sqlite3.Connection) -> Iterator[None]:
+    """Lets a connection that waits for nobody wait for others that write."""
+    connection.execute(f"PRAGMA busy_timeout = {round(PATIENCE * 1000)}")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA busy_timeout = 0")
 
 
 def open_file(path: str, synchronous: str) -> sqlite3.Connection:

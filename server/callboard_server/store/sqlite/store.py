@@ -1,8 +1,13 @@
-"""The SQLite store: one writer thread that commits in groups, and readers that never wait for it.
+"""The SQLite store: operations are committed in groups, and readers never wait for them.
 
-The writer takes whatever is queued, runs it in one transaction and answers all callers after the
-commit. There is no window: a lone operation is committed at once, and under load the time of one
-commit gathers the next group.
+What has come in is run in one transaction, and all callers are answered after its commit. There is
+no window: a lone operation is committed at once, and under load the time of one commit gathers the
+next group.
+
+Operations run on the event loop: nearly all that they need is in the cache, and a thread to which
+they went would only compete with the loop for the interpreter. A writer thread waits for the disk.
+It also takes over what could hold up the loop: operations that read through a log or delete, and
+the wait for a file that another program has locked.
 """
 
 from __future__ import annotations
@@ -32,11 +37,12 @@ from callboard_server.store.sqlite import ownership, schema
 from callboard_server.store.sqlite.cache import Cache, Changes, ready_line
 from callboard_server.store.sqlite.cached import CachedReader
 from callboard_server.store.sqlite.reader import NotRemembered, SqliteReader
-from callboard_server.store.sqlite.transaction import SqliteTransaction, Unsent
+from callboard_server.store.sqlite.transaction import SqliteTransaction, Unsent, WouldBlock
 
 T = TypeVar("T")
 
-GROUP = 1000  # operations in one commit at the most: bounds how long a caller waits for others
+TURN = 0.01
+"""Seconds after which the loop begins no further operation of a group: others want it, too."""
 READERS = 4
 RENEWAL = ownership.LEASE / 3
 
@@ -64,11 +70,19 @@ class _Operation:
 
 
 @dataclass(slots=True)
-class _Commit:
-    """What the operations of a commit did."""
+class _Group:
+    """Operations that are committed together."""
 
+    operations: list[_Operation]
+    unsent: Unsent
+    began: bool = False
+    """Whether its transaction is open."""
+    done: int = 0
+    """How many of its operations were run."""
     changes: Changes = field(default_factory=Changes)
     records: list[Record] = field(default_factory=list)
+    error: BaseException | None = None
+    """What the database has refused."""
 
 
 class SqliteStore:
@@ -96,13 +110,20 @@ class SqliteStore:
         self._worker_id = worker_id
         self._synchronous = synchronous
         self._clock = clock
-        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._waiting: list[_Operation] = []
+        self._committing = False
+        """Whether a group is on its way: the next one follows it."""
+        self._idle = asyncio.Event()
+        self._queue: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
+        self._use = threading.Lock()
+        """Held by the transaction of a group, from its beginning to its commit, and by a renewal of
+        the lease: they share a connection."""
         self._keys: Counter[str] = Counter()
         self._local = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._closed = True
         self._cache: Cache | None = None
-        """What the writer knows; None where it has to begin anew."""
+        """What is known with all that was written; None where that has to begin anew."""
         self._shown: Cache | None = None
         """What the loop knows of what is committed."""
         self.fault: StoreError | None = None
@@ -155,6 +176,8 @@ class SqliteStore:
             schema.migrate(self._path, self._connection)
             rows = self._connection.execute("SELECT name, seq FROM sqlite_sequence")
             self._keys = Counter(dict(rows))
+            # Who begins on the loop does not wait there for others.
+            self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as error:
             ownership.release(self._connection, self._worker_id)
             raise self._store_error(error) from error
@@ -163,6 +186,9 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+        while self._committing:
+            self._idle.clear()
+            await self._idle.wait()
         self._queue.put(None)
         await asyncio.to_thread(self._readers.shutdown)
         for connection in self._open_readers:
@@ -173,126 +199,73 @@ class SqliteStore:
     def now(self) -> float:
         return self._clock() / 1e9
 
-    # Writing
+    # Writing, on the loop
 
     async def write(self, operation: Callable[[Transaction], T]) -> T:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         answer: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Operation(operation, answer))
+        self._waiting.append(_Operation(operation, answer))
+        if not self._committing:
+            self._committing = True
+            # What else the loop does now comes into the same group.
+            self._loop.call_soon(self._start_group)
         return await answer
 
-    def _work(self) -> None:
-        """The writer thread."""
-        renew_at = time.monotonic() + RENEWAL
-        while True:
-            group, closing = self._next_group(renew_at - time.monotonic())
-            if time.monotonic() >= renew_at:
-                self._renew()
-                renew_at = time.monotonic() + RENEWAL
-            if group:
-                self._commit(group)
-            if closing:
-                break
-        self._release()
+    def _start_group(self) -> None:
+        """Runs what waits, as far as that does not hold up the loop, and lets the writer go on."""
+        group = _Group(self._waiting, Unsent(self._connection))
+        self._waiting = []
+        if self._use.acquire(blocking=False):
+            try:
+                self._run_on_loop(group)
+            except BaseException as error:
+                group.error = error
+            if not group.began:
+                self._use.release()
+        self._queue.put(group)
 
-    def _next_group(self, timeout: float) -> tuple[list[_Operation], bool]:
-        """Waits for operations; returns all that are queued, and whether the store closes."""
-        group: list[_Operation] = []
+    def _run_on_loop(self, group: _Group) -> None:
+        if self._cache is None or not self._begin_at_once(group):
+            return
+        deadline = time.monotonic() + TURN
+        with suppress(WouldBlock):
+            while group.done < len(group.operations) and time.monotonic() < deadline:
+                self._run_next(group, may_block=False)
+            self._waiting = group.operations[group.done :]
+            del group.operations[group.done :]
+        # Here, and not in the writer: each statement lets go of the interpreter, and getting it
+        # back from a busy loop takes longer than the statement.
+        group.unsent.send()
+
+    def _begin_at_once(self, group: _Group) -> bool:
+        """Begins a group unless somebody else is writing to the file just now."""
         try:
-            item = self._queue.get(timeout=max(0.0, timeout))
-            while item is not None and len(group) < GROUP:
-                group.append(item)
-                item = self._queue.get_nowait()
-        except queue.Empty:
-            return group, False
-        if item is not None:
-            group.append(item)
-        return group, item is None
+            self._begin(group)
+        except sqlite3.OperationalError:
+            # If it is something else, the writer will meet it, too.
+            return False
+        return True
 
-    def _commit(self, group: Sequence[_Operation]) -> None:
-        commit = _Commit()
+    def _deliver(self, groups: Sequence[_Group]) -> None:
+        """Shows what was committed, answers the callers and goes on."""
         try:
-            self._transact(group, commit)
-            self.fault = None
-        except BaseException as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self._doubt()
-            if len(group) > 1 and not _is_outage(error):
-                # The database refused what one of them wrote: that must not harm the others.
-                for operation in group:
-                    self._commit([operation])
-                return
-            commit = _Commit()
-            fault = self._as_fault(error)
-            self.fault = fault if isinstance(fault, StoreError) else None
-            for operation in group:
-                operation.error = self._as_fault(error)
-        self._call_loop(self._deliver, group, commit)
-
-    def _doubt(self) -> None:
-        """What is remembered may no longer be what is in the file."""
-        self._cache = None
-        self._call_loop(self._show, None)
-
-    def _transact(self, group: Sequence[_Operation], commit: _Commit) -> None:
-        """Runs operations in one transaction and notes what they did."""
-        unsent = Unsent(self._connection)
-        self._connection.execute("BEGIN IMMEDIATE")
-        if not ownership.holds(self._connection, self._worker_id):
-            raise self._taken_over()
-        if self._cache is None:
-            commit.changes.line = ready_line(self._connection)
-            self._cache = Cache(commit.changes.line)
-        for operation in group:
-            self._cache = self._run(operation, self._cache, unsent, commit)
-        unsent.send()
-        faults.point("before_commit")
-        self._connection.execute("COMMIT")
-        faults.point("after_commit")
-
-    def _run(self, operation: _Operation, cache: Cache, unsent: Unsent, commit: _Commit) -> Cache:
-        """Runs an operation and returns what is known after it."""
-        now = self._clock()
-        transaction = SqliteTransaction(self._connection, cache, unsent, self._keys, now)
-        operation.error = None
-        try:
-            operation.result = operation.run(transaction)
-        except sqlite3.Error:
-            raise
-        except Exception as error:
-            transaction.abandon()
-            operation.error = error
-            return cache
-        transaction.finish()
-        commit.records += transaction.records
-        if transaction.deleted:
-            unsent.send()
-            line = ready_line(self._connection)
-            commit.changes = Changes(line=line)
-            return Cache(line)
-        cache.apply(transaction.changes)
-        commit.changes.add(transaction.changes)
-        return cache
-
-    def _as_fault(self, error: BaseException) -> BaseException:
-        """What a caller is told of an error that took a whole commit down."""
-        if isinstance(error, sqlite3.Error):
-            return self._store_error(error)
-        return StoreUnavailable(*error.args) if isinstance(error, StoreUnavailable) else error
-
-    def _store_error(self, error: sqlite3.Error) -> StoreError:
-        return schema.store_error(error, self._path)
-
-    def _deliver(self, group: Sequence[_Operation], commit: _Commit) -> None:
-        """Back on the loop: shows what was committed, then answers the callers."""
-        try:
-            self._show(commit.changes)
-            if commit.records:
-                self._listener(commit.records)
+            for group in groups:
+                self._answer(group)
         finally:
-            for operation in group:
+            if self._waiting:
+                self._start_group()
+            else:
+                self._committing = False
+                self._idle.set()
+
+    def _answer(self, group: _Group) -> None:
+        try:
+            self._show(group.changes)
+            if group.records:
+                self._listener(group.records)
+        finally:
+            for operation in group.operations:
                 operation.reply()
 
     def _show(self, changes: Changes | None) -> None:
@@ -304,6 +277,134 @@ class SqliteStore:
         if changes is not None and self._shown is not None:
             self._shown.apply(changes)
 
+    # Writing, where the group is
+
+    def _begin(self, group: _Group) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        group.began = True
+        if not ownership.holds(self._connection, self._worker_id):
+            raise self._taken_over()
+
+    def _run_next(self, group: _Group, *, may_block: bool) -> None:
+        """Runs the next operation of a group.
+
+        Raises:
+            WouldBlock: That can only be done by the writer; nothing of it was done.
+            sqlite3.Error: The database refuses something.
+        """
+        operation, cache = group.operations[group.done], self._cache
+        assert cache is not None
+        keys = self._keys.copy()
+        transaction = SqliteTransaction(
+            self._connection, cache, group.unsent, self._keys, self._clock(), may_block=may_block
+        )
+        operation.error = None
+        try:
+            operation.result = operation.run(transaction)
+        except sqlite3.Error:
+            raise
+        except WouldBlock:
+            transaction.abandon()
+            self._keys = keys
+            raise
+        except Exception as error:
+            transaction.abandon()
+            operation.error = error
+        else:
+            self._take(group, transaction, cache)
+        group.done += 1
+
+    def _take(self, group: _Group, transaction: SqliteTransaction, cache: Cache) -> None:
+        """Makes what an operation did a part of its group."""
+        transaction.finish()
+        group.records += transaction.records
+        if transaction.deleted:
+            group.unsent.send()
+            line = ready_line(self._connection)
+            group.changes, self._cache = Changes(line=line), Cache(line)
+        else:
+            cache.apply(transaction.changes)
+            group.changes.add(transaction.changes)
+
+    # Writing, in the writer
+
+    def _work(self) -> None:
+        """The writer thread."""
+        renew_at = time.monotonic() + RENEWAL
+        while True:
+            with suppress(queue.Empty):
+                group = self._queue.get(timeout=max(0.001, renew_at - time.monotonic()))
+                if group is None:
+                    break
+                self._commit(group)
+            # Where a group has begun, it is about to come, and the lease comes after it.
+            if time.monotonic() >= renew_at and self._use.acquire(blocking=False):
+                self._renew()
+                self._use.release()
+                renew_at = time.monotonic() + RENEWAL
+        self._release()
+
+    def _commit(self, group: _Group) -> None:
+        """Does what is left of a group, and has its callers answered."""
+        if not group.began:
+            self._use.acquire()
+        groups = self._transact(group)
+        self._use.release()
+        self._call_loop(self._deliver, groups)
+
+    def _transact(self, group: _Group) -> list[_Group]:
+        """Commits a group, whole or, where the database refuses one operation, each by itself."""
+        try:
+            if group.error is not None:
+                raise group.error
+            if not group.began:
+                self._begin_patiently(group)
+            while group.done < len(group.operations):
+                self._run_next(group, may_block=True)
+            group.unsent.send()
+            faults.point("before_commit")
+            self._connection.execute("COMMIT")
+            faults.point("after_commit")
+            self.fault = None
+            return [group]
+        except BaseException as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._doubt()
+            if len(group.operations) > 1 and not _is_outage(error):
+                alone = [_Group([each], Unsent(self._connection)) for each in group.operations]
+                return [done for each in alone for done in self._transact(each)]
+            return [self._failed(group, error)]
+
+    def _begin_patiently(self, group: _Group) -> None:
+        with schema.patience(self._connection):
+            self._begin(group)
+        if self._cache is None:
+            group.changes.line = ready_line(self._connection)
+            self._cache = Cache(group.changes.line)
+
+    def _failed(self, group: _Group, error: BaseException) -> _Group:
+        """Returns a group of which nothing was written."""
+        fault = self._as_fault(error)
+        self.fault = fault if isinstance(fault, StoreError) else None
+        for operation in group.operations:
+            operation.error = self._as_fault(error)
+        return _Group(group.operations, group.unsent)
+
+    def _doubt(self) -> None:
+        """What is remembered may no longer be what is in the file."""
+        self._cache = None
+        self._call_loop(self._show, None)
+
+    def _as_fault(self, error: BaseException) -> BaseException:
+        """What a caller is told of an error that took a whole commit down."""
+        if isinstance(error, sqlite3.Error):
+            return self._store_error(error)
+        return StoreUnavailable(*error.args) if isinstance(error, StoreUnavailable) else error
+
+    def _store_error(self, error: sqlite3.Error) -> StoreError:
+        return schema.store_error(error, self._path)
+
     def _call_loop(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *arguments)
@@ -314,7 +415,8 @@ class SqliteStore:
     def _renew(self) -> None:
         """Extends the lease, and sees whether the file can be written while nobody does."""
         try:
-            ours = ownership.renew(self._connection, self._worker_id, self.now())
+            with schema.patience(self._connection):
+                ours = ownership.renew(self._connection, self._worker_id, self.now())
             self.fault = None if ours else self._taken_over()
         except sqlite3.Error as error:
             # The next renewal is in time as well: a lease is three of them long.
@@ -327,8 +429,9 @@ class SqliteStore:
 
     def _release(self) -> None:
         try:
-            ownership.release(self._connection, self._worker_id)
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with schema.patience(self._connection):
+                ownership.release(self._connection, self._worker_id)
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:
             # What is committed is safe in the file and its log.
             return

@@ -47,6 +47,10 @@ from callboard_server.store.sqlite.rows import (
 _Request = tuple[str, str, str]
 
 
+class WouldBlock(Exception):
+    """What an operation does takes longer than whoever runs it can wait."""
+
+
 class Unsent:
     """What was written and not yet sent to the database: a row once, however often it changed."""
 
@@ -90,8 +94,9 @@ class SqliteTransaction(CachedReader):
         connection: Within a transaction of the writer.
         cache: What is known, with all that earlier operations wrote.
         unsent: What earlier operations of the same commit wrote.
-        keys: The last key of each table; the writer is the only one to hand them out.
+        keys: The last key of each table; nobody else hands them out.
         now: Nanoseconds since the epoch.
+        may_block: Whether it may read through a log, and delete.
     """
 
     _connection: sqlite3.Connection
@@ -103,9 +108,12 @@ class SqliteTransaction(CachedReader):
         unsent: Unsent,
         keys: Counter[str],
         now: int,
+        *,
+        may_block: bool,
     ) -> None:
         super().__init__(cache, connection)
         self._keys = keys
+        self._may_block = may_block
         self._now = now
         self._seconds = now / 1e9
         self._time = Timestamp(seconds=now // 10**9, nanos=now % 10**9)
@@ -133,10 +141,15 @@ class SqliteTransaction(CachedReader):
         return super()._rows(sql, parameters)
 
     def _event_rows(self, sql: str, parameters: Parameters) -> sqlite3.Cursor:
+        self._check_may_block()
         self._send_rows()
         self._unsent.send()
         self._own.send()
         return super()._event_rows(sql, parameters)
+
+    def _check_may_block(self) -> None:
+        if not self._may_block:
+            raise WouldBlock
 
     def _send_rows(self) -> None:
         """Lets the database know all rows."""
@@ -408,6 +421,7 @@ class SqliteTransaction(CachedReader):
 
     def _prepare_to_delete(self, *places: Place) -> None:
         """Sends all that was written, so that it is deleted, too."""
+        self._check_may_block()
         self._set_savepoint()
         self._send_rows()
         self._own.send()
