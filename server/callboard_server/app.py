@@ -20,6 +20,7 @@ from callboard_server.engine.engine import Caller, Engine
 from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
 from callboard_server.engine.sweep import Sweep
+from callboard_server.engine.workspaces import Workspaces
 from callboard_server.ids import new_id
 from callboard_server.rpc import Router, Servicer
 from callboard_server.services.assistants import AssistantServicer
@@ -79,7 +80,7 @@ async def open_app(
         worker_id=worker_id,
         slots=settings.slots,
         grace=settings.grace,
-        workspaces=_workspaces(settings.db),
+        workspaces=Workspaces(_workspaces(settings.db)),
         client_for=lambda claim: app.client(_caller_of(claim)),
         limits=DELEGATION,
     )
@@ -95,6 +96,7 @@ async def open_app(
     sweep = Sweep(
         engine.store,
         engine.hub,
+        engine.workspaces,
         interval=config.sweep.interval,
         archive_dir=Path(archive_dir) if archive_dir is not None else None,
     )

@@ -51,7 +51,13 @@ class Expiring:
         self.clock.now += int(seconds * SECOND)
 
     async def sweep(self, archive_dir: Path | None = None) -> None:
-        made = Sweep(self.store, self.app.engine.hub, interval=1, archive_dir=archive_dir)
+        made = Sweep(
+            self.store,
+            self.app.engine.hub,
+            self.app.engine.workspaces,
+            interval=1,
+            archive_dir=archive_dir,
+        )
         await made.sweep()
 
     async def is_there(self, thread_id: str) -> bool:
@@ -350,7 +356,8 @@ async def test_streams_of_a_session_end_when_it_expires(gates: Gates, tmp_path: 
         thread = await server.client.threads.create("hello", ttl=0.05)
         request = StreamEventsRequest(thread_id=thread.thread_id)
         stream = server.threads.StreamEvents(request)
-        made = Sweep(server.app.engine.store, server.app.engine.hub, interval=0.02)
+        engine = server.app.engine
+        made = Sweep(engine.store, engine.hub, engine.workspaces, interval=0.02)
         made.start()
         frames: list[EventFrame] = [frame async for frame in stream]
         await made.stop()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from callboard.v1.event_pb2 import Actor, Event
 from callboard_server.engine.ending import cancel_thread
-from callboard_server.store.base import ThreadRow, Transaction
+from callboard_server.store.base import SessionRow, ThreadRow, Transaction
 
 
-def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> int | None:
+def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> SessionRow | None:
     """Deletes a thread with the threads below it; what is active there is cancelled first.
 
     A root thread goes with its session's log. Of a child thread the payloads are erased.
 
     Returns:
-        The key of the session, if that went: its streams are to be ended after the commit.
+        The session, if that went: its streams and workspace are to go after the commit.
     """
     below = tx.threads_below(thread.key)
     for each in below:
@@ -28,4 +28,4 @@ def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> int | None:
     if thread.parent is not None:
         return None
     tx.delete_session(thread.session)
-    return thread.session.key
+    return thread.session

@@ -26,6 +26,7 @@ from callboard_server.engine.lifecycle import start
 from callboard_server.engine.live import Hub
 from callboard_server.engine.watchdog import Watchdog
 from callboard_server.engine.workers import STORE_RETRY, Workers
+from callboard_server.engine.workspaces import Workspaces
 from callboard_server.log.events import KINDS
 from callboard_server.log.records import Record
 from callboard_server.store.base import RunRow, Store, StoreError, Transaction
@@ -56,7 +57,7 @@ class Dispatcher:
         worker_id: Names this process in the log.
         slots: How many runs compute at the same time.
         grace: Seconds that a run gets to stop before it is fenced off.
-        workspaces: The folder that holds the sessions' workspaces.
+        workspaces: The sessions' workspaces.
         client_for: Makes the in-process client that a run's agent uses.
     """
 
@@ -70,7 +71,7 @@ class Dispatcher:
         worker_id: str,
         slots: int,
         grace: float,
-        workspaces: Path,
+        workspaces: Workspaces,
         client_for: Callable[[Claim], AsyncClient],
     ) -> None:
         self._store = store

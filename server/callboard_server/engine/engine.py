@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from google.protobuf.message import Message as Proto
@@ -27,6 +26,7 @@ from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Hub
+from callboard_server.engine.workspaces import Workspaces
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
     JobRow,
@@ -117,7 +117,7 @@ class Engine:
         worker_id: str,
         slots: int,
         grace: float,
-        workspaces: Path,
+        workspaces: Workspaces,
         client_for: Callable[[Claim], AsyncClient],
         limits: DelegationLimits,
     ) -> None:
@@ -128,6 +128,7 @@ class Engine:
         self.start_time.FromNanoseconds(time.time_ns())
         self.assistants = Assistants(registry, self.start_time)
         self.hub = Hub()
+        self.workspaces = workspaces
         self.dispatcher = Dispatcher(
             store,
             self.hub,

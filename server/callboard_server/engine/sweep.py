@@ -13,6 +13,7 @@ from callboard_server.agents.errors import describe_failure
 from callboard_server.engine.archiving import archive
 from callboard_server.engine.deletion import delete_tree
 from callboard_server.engine.live import Hub
+from callboard_server.engine.workspaces import Workspaces
 from callboard_server.store.base import Reader, SessionRow, Store, StoreError, Transaction
 
 REMEMBERED = 8 * 24 * 3600.0
@@ -29,15 +30,23 @@ class Sweep:
     Args:
         store: The store.
         hub: Ends the streams of sessions that go.
+        workspaces: Their folders, which go with them.
         interval: Seconds from one look to the next.
         archive_dir: The folder in which sessions are kept as files before they go; None keeps none.
     """
 
     def __init__(
-        self, store: Store, hub: Hub, *, interval: float, archive_dir: Path | None = None
+        self,
+        store: Store,
+        hub: Hub,
+        workspaces: Workspaces,
+        *,
+        interval: float,
+        archive_dir: Path | None = None,
     ) -> None:
         self._store = store
         self._hub = hub
+        self._workspaces = workspaces
         self._interval = interval
         self._archive_dir = archive_dir
 
@@ -102,6 +111,7 @@ class Sweep:
         gone = await self._store.write(operation)
         if gone:
             self._hub.session_deleted(session.key)
+            await self._workspaces.remove(session.session_id)
             log.info("session expired", session=session.session_id)
         return gone
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,6 +28,7 @@ from callboard_server.engine.lifecycle import FAILED, SERVER, SUCCEEDED, TIMED_O
 from callboard_server.engine.line import ThreadLine
 from callboard_server.engine.live import Hub
 from callboard_server.engine.watchdog import Watchdog
+from callboard_server.engine.workspaces import Workspaces
 from callboard_server.store.base import RunRow, Store, StoreError, Transaction
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Workers:
         hub: Shows what they write.
         registry: The agents.
         grace: Seconds that a run gets to stop before it is fenced off.
-        workspaces: The folder that holds the sessions' workspaces.
+        workspaces: The sessions' workspaces.
         client_for: Makes the in-process client that a run's agent uses.
         slot_freed: Called when a run at work has ended or begun to wait.
     """
@@ -96,7 +96,7 @@ class Workers:
         registry: Registry,
         *,
         grace: float,
-        workspaces: Path,
+        workspaces: Workspaces,
         client_for: Callable[[Claim], AsyncClient],
         slot_freed: Callable[[], None],
     ) -> None:
@@ -415,7 +415,7 @@ class Workers:
             author=assistant.name,
             config=effective_config(assistant, run.config),
             open_client=partial(self._client_for, execution.claim),
-            workspace=self._workspaces / run.session_id,
+            workspace=self._workspaces.of(run.session_id),
             models=self._registry.models,
         )
         job = self._at_work.get(execution.claim.run_key)

@@ -28,7 +28,7 @@ from callboard_server.services.messages import check_results, completed
 from callboard_server.services.paging import fitting, next_token, page_of, wider
 from callboard_server.services.state import MESSAGES, StateRpcs, check_point, point_of
 from callboard_server.services.validation import MAX_PAGE, Check
-from callboard_server.store.base import EventFilter, Reader, ThreadRow, Transaction
+from callboard_server.store.base import EventFilter, Reader, SessionRow, ThreadRow, Transaction
 
 
 class ThreadServicer(StateRpcs):
@@ -132,14 +132,15 @@ class ThreadServicer(StateRpcs):
     async def DeleteThread(self, request: pb.DeleteThreadRequest, call: Call) -> Empty:
         _check_thread_id(request.thread_id)
 
-        def operation(tx: Transaction) -> int | None:
+        def operation(tx: Transaction) -> SessionRow | None:
             thread = find_thread(tx, call.caller.tenant, request.thread_id)
             return delete_tree(tx, thread, call.caller.actor)
 
         async def delete() -> None:
             session = await self._engine.store.write(operation)
             if session is not None:
-                self._engine.hub.session_deleted(session)
+                self._engine.hub.session_deleted(session.key)
+                await self._engine.workspaces.remove(session.session_id)
 
         # Open streams end also when the caller goes away.
         await asyncio.shield(asyncio.create_task(delete()))
