@@ -32,7 +32,7 @@ from tests.models.conversations import (
     shown,
     user,
 )
-from tests.standins.anthropic import BOUND_ELSEWHERE, answering, playing, refuse
+from tests.standins.anthropic import BOUND_ELSEWHERE, playing, refuse, scripted
 from tests.standins.anthropic_wire import (
     PING,
     begin,
@@ -125,7 +125,7 @@ async def test_what_begins_with_text_and_has_no_deltas_is_shown_too() -> None:
 
 async def test_the_request_is_what_the_api_wants() -> None:
     request = asking("Hello", system="Be brief.", tools=[LookUp()])
-    async with opened(answering(lambda body: Reply("Hi"))) as (model, server):
+    async with opened(scripted(lambda body: Reply("Hi"))) as (model, server):
         await converse(model, request)
     sent = server.requests[0]
     assert (sent.method, sent.path) == ("POST", "/v1/messages")
@@ -154,7 +154,7 @@ async def test_what_a_request_wishes_is_passed_on() -> None:
         "required": ["age"],
     }
     request = asking("Hello", effort="low", output_schema=schema, max_output_tokens=100)
-    async with opened(answering(lambda body: Reply('{"age": 3}'))) as (model, server):
+    async with opened(scripted(lambda body: Reply('{"age": 3}'))) as (model, server):
         await converse(model, request)
     body = server.requests[0].body
     assert body["max_tokens"] == 100
@@ -169,7 +169,7 @@ async def test_what_a_request_wishes_is_passed_on() -> None:
     "schema", [{}, {"type": ["string", "null"]}, {"type": "object", "properties": {"x": True}}]
 )
 async def test_a_schema_that_cannot_be_sent_is_an_error(schema: dict[str, Any]) -> None:
-    async with opened(answering(lambda body: Reply("Hi"))) as (model, server):
+    async with opened(scripted(lambda body: Reply("Hi"))) as (model, server):
         with pytest.raises(ModelError, match="output schema") as caught:
             await converse(model, asking("Hello", output_schema=schema))
     assert caught.value.kind is FailureKind.INVALID_REQUEST
@@ -189,7 +189,7 @@ async def test_nothing_of_the_environment_goes_over_the_wire(
         "ANTHROPIC_CUSTOM_HEADERS",
         "x-leaked: leaked\nAuthorization: Bearer leaked\nanthropic-version: leaked",
     )
-    async with opened(answering(lambda body: Reply("Hi"))) as (model, server):
+    async with opened(scripted(lambda body: Reply("Hi"))) as (model, server):
         await converse(model, asking("Hello"))
     sent = server.requests[0]
     assert not [name for name, value in sent.headers.items() if "leaked" in name + value]
@@ -201,7 +201,7 @@ async def test_nothing_of_the_environment_goes_over_the_wire(
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
 async def test_the_address_may_have_the_version_or_not(suffix: str) -> None:
     async with (
-        serving(answering(lambda body: Reply("Hi"))) as server,
+        serving(scripted(lambda body: Reply("Hi"))) as server,
         open_client(KEY, server.url + suffix) as client,
     ):
         await converse(AnthropicModel(NAME, "claude-test", client, ""), asking("Hello"))
@@ -361,7 +361,7 @@ async def test_signed_thinking_goes_back_through_a_whole_conversation() -> None:
     )
     request = asking("What do you see?", system="Look.", tools=[LookUp()])
     messages = list(request.messages)
-    async with opened(answering(lambda body: next(replies))) as (model, server):
+    async with opened(scripted(lambda body: next(replies))) as (model, server):
         for turn in range(4):
             _, answer = await converse(
                 model, asking(*messages, system="Look.", tools=request.tools)
@@ -381,7 +381,7 @@ async def test_signed_thinking_goes_back_through_a_whole_conversation() -> None:
 
 
 async def test_thinking_of_a_changed_conversation_stays_behind() -> None:
-    handler = answering(lambda body: Reply("Hi", thinking="Hm."))
+    handler = scripted(lambda body: Reply("Hi", thinking="Hm."))
     async with opened(handler) as (model, server):
         _, answer = await converse(model, asking("Hello", system="Be brief."))
         await converse(model, asking("Hello", answered(answer), "And?", system="Be long."))

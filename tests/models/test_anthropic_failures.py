@@ -16,7 +16,7 @@ from callboard_server.models.anthropic import AnthropicModel, open_client
 from callboard_server.models.base import FailureKind, ModelError, Piece, TextPiece
 from tests.models.anthropic_servers import KEY, NAME, opened
 from tests.models.conversations import asking, converse
-from tests.standins.anthropic import answering, playing, refusing
+from tests.standins.anthropic import playing, refusing, scripted
 from tests.standins.anthropic_wire import (
     begin,
     block,
@@ -265,7 +265,7 @@ async def test_every_call_is_one_try() -> None:
 
 
 async def test_a_model_can_be_called_again_after_a_failure() -> None:
-    failures = iter([playing(*WHOLE[:2], Break.RESET), answering(lambda body: Reply("Hi"))])
+    failures = iter([playing(*WHOLE[:2], Break.RESET), scripted(lambda body: Reply("Hi"))])
 
     async def handle(exchange: Exchange) -> None:
         await next(failures)(exchange)

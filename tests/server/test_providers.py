@@ -29,7 +29,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def handler(kind: str) -> Any:
     reply = Reply("Hello.")
-    make: Callable[..., Any] = anthropic.answering if kind == "anthropic" else openai.scripted
+    make: Callable[..., Any] = anthropic.scripted if kind == "anthropic" else openai.scripted
     return make(lambda body: reply)
 
 

@@ -1,15 +1,15 @@
 """A stand-in of Anthropic: the Messages API, streamed.
 
-`answering` gives the answers of a script and, as the provider does, takes neither requests against
+`scripted` gives the answers of a script and, as the provider does, takes neither requests against
 its rules nor signed thinking of another conversation. `playing` sends exactly what a test says.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,14 +24,12 @@ from tests.standins.anthropic_wire import (
     text_delta,
 )
 from tests.standins.http import Exchange, Handler, Step
-from tests.standins.replies import Call, Reply, Script
+from tests.standins.replies import Call, Reply, Script, words
 
 PATH = "/v1/messages"
 BOUND_ELSEWHERE = (
     "Invalid signature in thinking block. The block is bound to a different conversation"
 )
-
-_PIECE = re.compile(r"\s*\S+|\s+\Z")
 
 Json = dict[str, Any]
 
@@ -78,8 +76,13 @@ async def refuse(
     await exchange.answer(body, status, {"request-id": "req_standin", **(headers or {})})
 
 
-def answering(script: Script) -> Handler:
-    """Answers as a script says."""
+def scripted(script: Script, *, pause: float = 0.0) -> Handler:
+    """Answers as a script says, and refuses what Anthropic would.
+
+    Args:
+        script: Makes a reply of the body of a request.
+        pause: Seconds between two events, for an audience.
+    """
 
     async def handle(exchange: Exchange) -> None:
         request = exchange.request
@@ -97,7 +100,10 @@ def answering(script: Script) -> Handler:
             if inspect.isawaitable(reply):
                 reply = await reply
             await exchange.begin_events({"request-id": "req_standin"})
-            await exchange.play(*reply_events(reply, request.body, key))
+            for each in reply_events(reply, request.body, key):
+                await exchange.send(each)
+                await asyncio.sleep(pause)
+            await exchange.end_events()
 
     return handle
 
@@ -127,25 +133,19 @@ def _stop_reason(reply: Reply) -> str:
 def _reply_blocks(reply: Reply, prefix: _Prefix) -> Iterator[tuple[Json, list[Json]]]:
     """Returns each block as it begins, and what is added to it."""
     if reply.thinking:
-        thought = [{"type": "thinking_delta", "thinking": each} for each in split(reply.thinking)]
+        thought = [{"type": "thinking_delta", "thinking": each} for each in words(reply.thinking)]
         signature = {"type": "signature_delta", "signature": prefix.sign(reply.thinking)}
         yield {"type": "thinking", "thinking": "", "signature": ""}, [*thought, signature]
     if text := reply.text or reply.refusal:
-        yield {"type": "text", "text": ""}, [text_delta(each) for each in split(text)]
+        yield {"type": "text", "text": ""}, [text_delta(each) for each in words(text)]
     for call in reply.calls:
         yield call_block(call.call_id, call.name), [*_argument_deltas(call)]
 
 
 def _argument_deltas(call: Call) -> Iterator[Json]:
-    yield json_delta("")
-    middle = len(call.arguments) // 2
-    yield json_delta(call.arguments[:middle])
-    yield json_delta(call.arguments[middle:])
-
-
-def split(text: str) -> list[str]:
-    """Returns a text in the pieces in which it is sent."""
-    return _PIECE.findall(text)
+    # The first is empty at the provider, too.
+    for piece in ("", *words(call.arguments)):
+        yield json_delta(piece)
 
 
 class _Prefix:

@@ -6,21 +6,18 @@ import asyncio
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
 from tests.models.openai_rules import chat_problems, responses_problems
 from tests.standins.http import Exchange, Handler, event
-from tests.standins.replies import Call, Reply, Script
+from tests.standins.replies import Call, Reply, Script, words
 
 Event = dict[str, Any]
 
 RESPONSES = "/v1/responses"
 CHAT = "/v1/chat/completions"
-
-_WORD = re.compile(r"\s*\S+|\s+\Z")
 
 
 def scripted(script: Script, *, pause: float = 0.0) -> Handler:
@@ -127,11 +124,6 @@ def chat_chunks(body: Mapping[str, Any], reply: Reply) -> list[Event | str]:
     if body.get("stream_options", {}).get("include_usage"):
         chunks.append(base | {"choices": [], "usage": _chat_usage(reply)})
     return [*chunks, "[DONE]"]
-
-
-def words(text: str) -> list[str]:
-    """The pieces that a text comes in."""
-    return _WORD.findall(text)
 
 
 def seal(body: Mapping[str, Any], length: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,14 @@ class Reply:
     output_tokens: int = 10
     """Reasoning included."""
     reasoning_tokens: int = 0
+
+
+_WORD = re.compile(r"\s*\S+|\s+\Z")
+
+
+def words(text: str) -> list[str]:
+    """The pieces that a text comes in."""
+    return _WORD.findall(text)
 
 
 Script = Callable[[Any], Reply | Awaitable[Reply]]
