@@ -81,12 +81,14 @@ class Assistants:
 
     def pinned(self, reader: Reader, tenant: str, run: Run) -> Assistant:
         """Returns the assistant of a run in the run's version, also if it was deleted since."""
+        default = self._defaults.get(run.assistant_id)
+        if default is not None:
+            return default
         row = reader.assistant(tenant, run.assistant_id, run.assistant_version)
         if row is not None:
             return row.data
-        # Where the agent is gone, and its default assistant with it, the run ends when it starts.
-        nobody = Assistant(assistant_id=run.assistant_id, agent=run.agent, name=run.agent)
-        return self._defaults.get(run.assistant_id, nobody)
+        # The agent is gone, and its default assistant with it: the run ends when it starts.
+        return Assistant(assistant_id=run.assistant_id, agent=run.agent, name=run.agent)
 
     def versions(self, reader: Reader, tenant: str, reference: str, page: Page) -> list[Assistant]:
         """Returns versions of an assistant, newest first.
