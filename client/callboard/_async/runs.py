@@ -99,8 +99,8 @@ class AsyncRuns:
             The run: usually still queued, where the call does not wait.
 
         Raises:
-            NotFound: THREAD_NOT_FOUND or ASSISTANT_NOT_FOUND.
-            InvalidArgument: FIELD_INVALID.
+            NotFound: THREAD_NOT_FOUND, ASSISTANT_NOT_FOUND or AGENT_NOT_FOUND.
+            InvalidArgument: FIELD_INVALID, also where the configuration does not fit the agent.
             Conflict: THREAD_BUSY or THREAD_SEQUENCE_MISMATCH.
             FailedPrecondition: ASSISTANT_REQUIRED.
             AlreadyExists: REQUEST_ID_REUSED.

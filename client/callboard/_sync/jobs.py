@@ -92,9 +92,9 @@ class Jobs:
             The job, usually still queued. Its `job_id` never changes.
 
         Raises:
-            NotFound: ASSISTANT_NOT_FOUND (`metadata["agents"]` lists those that exist), or
-                THREAD_NOT_FOUND for the parent.
-            InvalidArgument: FIELD_INVALID.
+            NotFound: ASSISTANT_NOT_FOUND or AGENT_NOT_FOUND (`metadata["agents"]` lists those that
+                exist), or THREAD_NOT_FOUND for the parent.
+            InvalidArgument: FIELD_INVALID, also where the configuration does not fit the agent.
             FailedPrecondition: DELEGATION_LIMIT.
             AlreadyExists: REQUEST_ID_REUSED.
         """
@@ -161,7 +161,7 @@ class Jobs:
             The job with its new run; with "steer", the one that it has, if it can take them.
 
         Raises:
-            NotFound: JOB_NOT_FOUND.
+            NotFound: JOB_NOT_FOUND, or ASSISTANT_NOT_FOUND where its assistant was deleted.
             InvalidArgument: FIELD_INVALID.
             AlreadyExists: REQUEST_ID_REUSED.
         """
