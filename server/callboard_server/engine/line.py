@@ -8,6 +8,8 @@ from callboard_server.agents.errors import Fenced
 from callboard_server.engine.lifecycle import PARKED, QUEUED, RUNNING, SERVER, holds
 from callboard_server.store.base import RunRow, ThreadRow, Transaction
 
+_CONCURRENT = MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT
+
 
 class ThreadLine:
     """The line of a thread, within a transaction.
@@ -66,8 +68,7 @@ def is_active(run: RunRow) -> bool:
 
 def is_concurrent(run: RunRow) -> bool:
     """Whether a run goes beside the others of its thread."""
-    strategy = run.data.multitask_strategy
-    return strategy == MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT
+    return run.data.multitask_strategy == _CONCURRENT
 
 
 def held_in_line(tx: Transaction, thread: int, run: int, epoch: int) -> tuple[ThreadLine, RunRow]:

@@ -19,6 +19,8 @@ from callboard.v1.message_pb2 import Message, Usage
 from callboard.v1.run_pb2 import Run
 from callboard_server.log.events import kinds
 
+_QUEUED, _RUNNING = RunState.RUN_STATE_QUEUED, RunState.RUN_STATE_RUNNING
+
 
 def created_run(event: Event) -> Run:
     """Returns the run that a run_created event makes."""
@@ -30,7 +32,7 @@ def created_run(event: Event) -> Run:
         assistant_id=made.assistant_id,
         assistant_version=made.assistant_version,
         agent=made.agent,
-        state=RunState.RUN_STATE_QUEUED,
+        state=_QUEUED,
         attempt=1,
         multitask_strategy=made.multitask_strategy,
         trigger=made.trigger,
@@ -54,7 +56,7 @@ def apply_to_run(run: Run, event: Event) -> bool:
 
 
 def _started(run: Run, event: Event) -> None:
-    run.state = RunState.RUN_STATE_RUNNING
+    run.state = _RUNNING
     run.claim_epoch = event.claim_epoch
     run.attempt = event.attempt
     run.ClearField("waiting_for")
@@ -75,7 +77,7 @@ def _waits(run: Run, event: Event) -> None:
 
 def _queued(run: Run, event: Event) -> None:
     _stop_clock(run, event.time)
-    run.state = RunState.RUN_STATE_QUEUED
+    run.state = _QUEUED
     run.attempt = event.attempt
     run.ClearField("waiting_for")
 
@@ -124,7 +126,7 @@ _RUN_FOLDS: dict[str, Callable[[Run, Event], None]] = {
 
 def _stop_clock(run: Run, now: Timestamp) -> None:
     """Adds the time since the run's last start to its running time."""
-    if run.state == RunState.RUN_STATE_RUNNING:
+    if run.state == _RUNNING:
         ran = max(0, now.ToNanoseconds() - run.last_start_time.ToNanoseconds())
         run.running_time.FromNanoseconds(run.running_time.ToNanoseconds() + ran)
 

@@ -11,12 +11,16 @@ from callboard_server.store.base import ActionRow, JobRow, RunRow, SessionRow, T
 from callboard_server.store.sqlite.cache import Cache, Place
 from callboard_server.store.sqlite.reader import SqliteReader
 from callboard_server.store.sqlite.rows import (
+    SUCCEEDED,
     Stored,
     StoredJob,
     StoredRun,
     StoredSession,
     StoredThread,
 )
+
+_QUEUED: int = RunState.RUN_STATE_QUEUED
+_RUNNING: int = RunState.RUN_STATE_RUNNING
 
 S = TypeVar("S", StoredSession, StoredThread, StoredRun, StoredJob)
 
@@ -101,7 +105,7 @@ class CachedReader(SqliteReader):
         if keys is None:
             return super().live_runs(thread)
         runs = [self._run_at(key) for key in keys]
-        live = [run for run in runs if run.data.state < RunState.RUN_STATE_SUCCEEDED]
+        live = [run for run in runs if run.data.state < SUCCEEDED]
         return sorted(live, key=lambda run: (run.queued_at, run.key))
 
     def _live_keys(self, thread: int) -> Collection[int] | None:
@@ -160,5 +164,4 @@ class CachedReader(SqliteReader):
 
 def _is_busy(run: RunRow) -> bool:
     state = run.data.state
-    queued = state == RunState.RUN_STATE_QUEUED and run.due_at is None
-    return queued or state == RunState.RUN_STATE_RUNNING
+    return state == _RUNNING or (state == _QUEUED and run.due_at is None)

@@ -27,6 +27,9 @@ MOST_ROWS = 64
 """How many rows go into one statement at the most. Each number of them is a statement of its own,
 and `schema.connect` sees to it that all stay prepared."""
 
+SUCCEEDED: int = RunState.RUN_STATE_SUCCEEDED
+"""The first of the terminal states. Looking a value up in its enum is slow."""
+
 _ESCAPE = re.compile(r"\\.")
 
 
@@ -119,7 +122,7 @@ class StoredRun(NamedTuple):
 
     @property
     def is_live(self) -> bool:
-        return self.state < RunState.RUN_STATE_SUCCEEDED
+        return self.state < SUCCEEDED
 
 
 class StoredJob(NamedTuple):
