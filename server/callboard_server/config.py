@@ -284,7 +284,7 @@ class AgentSettings(_Section):
         if self.entrypoint is not None and extra:
             raise PydanticCustomError(
                 "agent_kind",
-                "{keys} belong to a model, not to an entrypoint",
+                "an entrypoint has no {keys}: that goes with a model",
                 {"keys": ", ".join(sorted(extra))},
             )
         return self

@@ -1,4 +1,4 @@
-"""Says what is wrong with a value that does not fit a JSON Schema, and where."""
+"""Says what is wrong with a value that does not fit a JSON Schema, and with a schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, SchemaError, ValidationError
 
 from callboard_server.validation import suggest
 
@@ -23,6 +23,30 @@ def written(path: Path) -> str:
     """Returns a path as callers write it, such as `tools[0].name`."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).removeprefix(".")
+
+
+def schema_problem(schema: Mapping[str, Any]) -> str | None:
+    """Returns why something is no JSON Schema that can be used here; None where it is one."""
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"is no JSON Schema: {error.message}"
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            # Whoever brings a schema must not make the server fetch an address.
+            return f"refers to {reference!r}; a schema may refer to its own parts only"
+    return None
+
+
+def _references(part: object) -> Iterator[str]:
+    if isinstance(part, Mapping):
+        for key, value in part.items():
+            if key in ("$ref", "$dynamicRef") and isinstance(value, str):
+                yield value
+            yield from _references(value)
+    elif isinstance(part, list):
+        for item in part:
+            yield from _references(item)
 
 
 def _explain(found: Iterator[ValidationError] | Sequence[Any]) -> Iterator[tuple[Path, str]]:

@@ -55,6 +55,19 @@ def test_reads_everything(tmp_path: Path) -> None:
             tools = ["tools.py:look"]
             max_turns = 5
             callable_agents = ["writer"]
+            [agents.boss.tool_policy]
+            look = "ask"
+            [[agents.boss.client_tools]]
+            name = "position"
+            description = "Tell where the user is."
+            [providers.anthropic]
+            api_key_file = "keys/anthropic"
+            [providers.local]
+            kind = "openai-chat"
+            base_url = "http://127.0.0.1:11434/v1"
+            [prices."local:llama3:8b"]
+            input = 0
+            output = 0.5
             """,
         )
     )
@@ -62,6 +75,11 @@ def test_reads_everything(tmp_path: Path) -> None:
     assert config.agents["writer"].timeout == 60
     assert config.agents["boss"].callable_agents == ["writer"]
     assert list(config.agents) == ["writer", "boss"]
+    assert config.agents["boss"].tool_policy == {"look": "ask"}
+    [client_tool] = config.agents["boss"].client_tools
+    assert client_tool.parameters == {"type": "object"}
+    assert config.providers["local"].base_url == "http://127.0.0.1:11434/v1"
+    assert config.prices["local:llama3:8b"].output == 0.5
 
 
 def test_is_frozen() -> None:
@@ -91,12 +109,43 @@ def test_is_frozen() -> None:
         ('[agents.a]\nentrypoint = "a:b"\nmodel = "m"', "agents.a: needs either"),
         (
             '[agents.a]\nentrypoint = "a:b"\ntools = []\nsystem = ""',
-            "agents.a: system, tools belong to a model, not to an entrypoint",
+            "agents.a: an entrypoint has no system, tools: that goes with a model",
         ),
         (
             '[agents.a]\nmodel = "m"\ntools = [3]',
             "agents.a.tools.0: Input should be a",
         ),
+        (
+            '[agents.a]\nentrypoint = "a:b"\nmax_cost = 1.0',
+            "agents.a: an entrypoint has no max_cost: that goes with a model",
+        ),
+        (
+            '[agents.a]\nmodel = "m"\ntool_policy = { x = "aks" }',
+            "agents.a.tool_policy.x: Input should be 'allow', 'ask' or 'deny'",
+        ),
+        ("[providers.local]", "providers.local.kind: is required"),
+        (
+            '[providers.local]\nkind = "ollama"',
+            "providers.local.kind: Input should be 'anthropic', 'openai' or 'openai-chat'",
+        ),
+        ('[providers.offline]\nkind = "openai"', "providers.offline: a name is a letter"),
+        (
+            '[providers.openai]\napi_key_env = "A"\napi_key_file = "b"',
+            "providers.openai: has its key from api_key_env or api_key_file, not from both",
+        ),
+        (
+            '[providers.openai]\nbase_url = "https://me:secret@example.com/v1"',
+            "providers.openai: base_url must begin with http:// or https:// and hold no password",
+        ),
+        (
+            '[providers.openai]\napi_key = "sk-1"',
+            "providers.openai.api_key: is not known; did you mean api_key_env?",
+        ),
+        (
+            '[prices."opnai:gpt"]\ninput = 1.0\noutput = 1.0',
+            "prices.opnai:gpt: there is no provider opnai; did you mean openai?",
+        ),
+        ('[prices."openai:gpt"]\ninput = 1.0', "prices.openai:gpt.output: is required"),
         ('[agents."a b"]\nmodel = "m"', "agents.a b: a name is a letter and up to 63"),
         (
             '[agents.abcdefabcdefabcdefabcdefabcdefab]\nmodel = "m"',
@@ -111,6 +160,39 @@ def test_is_frozen() -> None:
 )
 def test_names_file_key_and_reason(tmp_path: Path, text: str, problem: str) -> None:
     assert problem in problem_of(tmp_path, text)
+
+
+class TestVariables:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.delenv("CALLBOARD_TEST_MODEL", raising=False)
+        return tmp_path
+
+    def model_of(self, folder: Path, written: str) -> str | None:
+        return load_config(write(folder, f'[agents.a]\nmodel = "{written}"')).agents["a"].model
+
+    def test_stand_for_their_values(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CALLBOARD_TEST_MODEL", "anthropic:x")
+        assert self.model_of(folder, "${CALLBOARD_TEST_MODEL}") == "anthropic:x"
+        assert self.model_of(folder, "${CALLBOARD_TEST_MODEL:-offline:a.toml}") == "anthropic:x"
+
+    def test_have_defaults(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        written = "${CALLBOARD_TEST_MODEL:-offline:a.toml}"
+        assert self.model_of(folder, written) == "offline:a.toml"
+        monkeypatch.setenv("CALLBOARD_TEST_MODEL", "")
+        assert self.model_of(folder, written) == "offline:a.toml"
+
+    def test_must_be_set_where_there_is_no_default(self, folder: Path) -> None:
+        text = '[agents.a]\nmodel = "${CALLBOARD_TEST_MODEL}"'
+        assert problem_of(folder, text) == (
+            "agents.a.model: the environment variable CALLBOARD_TEST_MODEL is not set; "
+            "set it, or write ${CALLBOARD_TEST_MODEL:-VALUE}"
+        )
+
+    def test_are_text_elsewhere(self, folder: Path) -> None:
+        text = '[agents.a]\nmodel = "offline:"\nsystem = "${CALLBOARD_TEST_MODEL}"'
+        config = load_config(write(folder, text))
+        assert config.agents["a"].system == "${CALLBOARD_TEST_MODEL}"
 
 
 def test_names_everything_that_is_wrong(tmp_path: Path) -> None:

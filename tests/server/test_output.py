@@ -14,7 +14,8 @@ from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.message_pb2 import Role
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.errors import AgentError
-from callboard_server.agents.output import OutputFormat, schema_problem
+from callboard_server.agents.output import OutputFormat
+from callboard_server.schemas import schema_problem
 from tests.standins.http import HttpServer
 from tests.standins.replies import Reply
 from tests.support.chatting import KINDS, Kind, ask, chatting, messages_of, saying

@@ -13,6 +13,7 @@ import pytest
 
 from callboard.v1.assistant_pb2 import Agent
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
+from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context, SyncContext
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.registry import AgentSpec, Registry, load
@@ -223,6 +224,47 @@ class TestBroken:
     def test_model(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"^\[agents\.it\] model: 'gpt' is no model"):
             load_agent(tmp_path, model="gpt")
+
+    def test_a_key_that_is_missing_is_told_at_the_start(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+        told = "anthropic has no key: set the environment variable ANTHROPIC_API_KEY"
+        with pytest.raises(ConfigError) as caught:
+            load_agent(tmp_path, model="anthropic:m")
+        assert str(caught.value).startswith(f"[agents.it] model: {told}")
+        with pytest.raises(ConfigError) as caught:
+            Registry.from_objects({"coded": ChatAgent("anthropic:m")})
+        assert str(caught.value).startswith(f"agent coded: model: {told}")
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk")
+        assert load_agent(tmp_path, model="anthropic:m").model == "anthropic:m"
+
+    @pytest.mark.parametrize(
+        ("settings", "problem"),
+        [
+            ({"tool_policy": {"look": "ask"}}, "tool_policy: there is no tool look; there are"),
+            ({"output_schema": {"type": "strin"}}, "output_schema: is no JSON Schema: 'strin'"),
+            ({"max_cost": 1.0}, "max_cost: it is not known what offline: costs"),
+            (
+                {"client_tools": [{"name": "a b", "description": ""}]},
+                "tools: 'a b' is no name for a tool",
+            ),
+            (
+                {"client_tools": [{"name": "a", "description": ""}] * 2},
+                "tools: there are two tools of the name a",
+            ),
+            (
+                {"client_tools": [{"name": "a", "description": "", "parameters": {"type": 3}}]},
+                "tools: the parameters of a: is no JSON Schema",
+            ),
+        ],
+    )
+    def test_settings_that_cannot_be_had(
+        self, settings: dict[str, object], problem: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load_agent(tmp_path, model="offline:", **settings)
+        assert str(caught.value).startswith(f"[agents.it] {problem}")
 
     def test_names_are_unique(self) -> None:
         async def agent(ctx: Context) -> None: ...

@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import structlog
@@ -19,7 +19,17 @@ from pydantic import BaseModel, Field, field_validator
 from callboard.v1.message_pb2 import ToolCall
 from callboard_server.agents.context import Context, Stopped, SyncContext
 from callboard_server.agents.errors import AgentError, ToolError
-from callboard_server.agents.tools import Tool, ToolOutput, index_tools, run_tool, tool
+from callboard_server.agents.tools import (
+    Tool,
+    ToolOutput,
+    check_arguments,
+    client_tool,
+    index_tools,
+    run_tool,
+    tool,
+    with_policies,
+)
+from callboard_server.config import Policy
 from tests.server.doubles import make_context
 
 
@@ -146,6 +156,65 @@ class TestSchema:
     def test_names_are_unique(self) -> None:
         with pytest.raises(ValueError, match="two tools of the name greet"):
             index_tools([tool(greet), tool(greet)])
+
+    @pytest.mark.parametrize("name", ["", "a b", "grüße", "a" * 65, "a.b"])
+    def test_names_are_those_that_providers_take(self, name: str) -> None:
+        with pytest.raises(ValueError, match="is no name for a tool"):
+            index_tools([dataclasses.replace(tool(greet), name=name)])
+
+
+class TestClientTools:
+    SCHEMA: ClassVar[dict[str, Any]] = {
+        "type": "object",
+        "properties": {"day": {"type": "string"}},
+        "required": ["day"],
+    }
+
+    def test_arguments_are_checked_by_their_schema(self) -> None:
+        check_arguments(self.SCHEMA, '{"day": "today"}')
+        for arguments, problem in (
+            ('{"day": 3}', "- day: 3 is not of type 'string'"),
+            ("", "- day: is required"),
+            ("[]", "- [] is not of type 'object'"),
+            ('{"day": ', "The arguments are not JSON."),
+        ):
+            with pytest.raises(ToolError) as caught:
+                check_arguments(self.SCHEMA, arguments)
+            assert problem in caught.value.message
+
+    @pytest.mark.parametrize(
+        ("parameters", "problem"),
+        [
+            ({"type": "objct"}, "the parameters of t: is no JSON Schema: 'objct'"),
+            ({}, 'the parameters of t: must have "type": "object"'),
+            (
+                {"type": "object", "properties": {"a": {"$ref": "http://x"}}},
+                "the parameters of t: refers to 'http://x'",
+            ),
+        ],
+    )
+    def test_parameters_must_be_a_schema_of_an_object(
+        self, parameters: dict[str, Any], problem: str
+    ) -> None:
+        with pytest.raises(ValueError) as caught:
+            client_tool("t", "", parameters)
+        assert str(caught.value).startswith(problem)
+
+
+class TestPolicies:
+    OWN: Policy = "ask"
+
+    @pytest.mark.parametrize("wanted", ["allow", "ask", "deny"])
+    def test_the_last_one_holds_or_the_strictest(self, wanted: Policy) -> None:
+        tools = {"greet": tool(greet, policy=self.OWN)}
+        changed = with_policies(tools, {"greet": wanted})
+        assert changed["greet"].policy == wanted
+        changed = with_policies(tools, {"greet": wanted}, only_stricter=True)
+        assert changed["greet"].policy == ("deny" if wanted == "deny" else self.OWN)
+
+    def test_a_tool_must_be_there(self) -> None:
+        with pytest.raises(ValueError, match="there is no tool gret; did you mean greet"):
+            with_policies({"greet": tool(greet)}, {"gret": "deny"})
 
 
 class TestArguments:

@@ -25,7 +25,7 @@ from callboard_server.agents.chat_config import (
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.limits import Limits
 from callboard_server.agents.model_calls import ModelCaller
-from callboard_server.agents.output import OutputFormat, schema_problem
+from callboard_server.agents.output import OutputFormat
 from callboard_server.agents.progress import Progress, find_progress
 from callboard_server.agents.sources import ToolSource, load_tools
 from callboard_server.agents.tool_calls import answer_calls, close_calls
@@ -34,6 +34,7 @@ from callboard_server.config import OFFLINE, Policy
 from callboard_server.log.view import Others
 from callboard_server.models.base import Model, ModelRequest, ModelSpecError
 from callboard_server.models.opening import Models, open_table, split_spec
+from callboard_server.schemas import schema_problem
 from callboard_server.validation import suggest
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
-from callboard_server.agents.output import schema_problem
 from callboard_server.config import Policy
 from callboard_server.log.view import Others
+from callboard_server.schemas import schema_problem
 from callboard_server.validation import describe_errors
 
 

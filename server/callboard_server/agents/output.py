@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from referencing.exceptions import Unresolvable
@@ -65,27 +64,3 @@ class OutputFormat:
                 reason=ErrorReason.ERROR_REASON_CONFIG_INVALID,
             ) from None
         return [f"{written(path)}: {text}" if path else text for path, text in found.items()]
-
-
-def schema_problem(schema: Mapping[str, Any]) -> str | None:
-    """Returns why something is no JSON Schema that can be used here; None where it is one."""
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        return f"is no JSON Schema: {error.message}"
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            # Whoever brings a schema must not make the server fetch an address.
-            return f"refers to {reference!r}; a schema may refer to its own parts only"
-    return None
-
-
-def _references(part: object) -> Iterator[str]:
-    if isinstance(part, Mapping):
-        for key, value in part.items():
-            if key in ("$ref", "$dynamicRef") and isinstance(value, str):
-                yield value
-            yield from _references(value)
-    elif isinstance(part, list):
-        for item in part:
-            yield from _references(item)

@@ -198,12 +198,13 @@ def _make_chat_agent(
     name: str, settings: AgentSettings, base: Path, servers: Mapping[str, McpServer]
 ) -> ChatAgent:
     tools = [_load_tool(f"[agents.{name}] tools", written, base) for written in settings.tools]
-    tools += [client_tool(it.name, it.description, it.parameters) for it in settings.client_tools]
     if settings.callable_agents:
         tools += job_tools(settings.callable_agents)
     if settings.workspace is not None:
         tools += _make_workspace_tools(f"[agents.{name}.workspace]", settings.workspace)
     try:
+        for it in settings.client_tools:
+            tools.append(client_tool(it.name, it.description, it.parameters))
         return ChatAgent(
             settings.model or "",
             settings.system,

@@ -39,7 +39,7 @@ from callboard_server.agents.errors import (
 )
 from callboard_server.agents.threads import in_thread
 from callboard_server.config import Policy
-from callboard_server.schemas import find_problems, written
+from callboard_server.schemas import find_problems, schema_problem, written
 from callboard_server.validation import describe_errors, suggest
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -154,8 +154,16 @@ def client_tool(name: str, description: str, parameters: Mapping[str, Any]) -> T
         name: The name for the model.
         description: What it does, for the model.
         parameters: JSON Schema of the arguments, which are one object.
+
+    Raises:
+        ValueError: The parameters are no such schema.
     """
     schema = dict(parameters)
+    problem = schema_problem(schema)
+    if problem is None and schema.get("type") != "object":
+        problem = 'must have "type": "object"'
+    if problem is not None:
+        raise ValueError(f"the parameters of {name}: {problem}")
 
     async def call(arguments_json: str, ctx: Context) -> object:
         raise ToolError("A client runs this tool.")
