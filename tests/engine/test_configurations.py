@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,6 +24,8 @@ from callboard import (
 )
 from callboard.v1.error_pb2 import ErrorReason
 from callboard_server import AgentError, Context
+from callboard_server.agents.registry import Registry, load
+from callboard_server.config import ConfigError, ServerConfig
 from callboard_server.store.base import AssistantRow, Reader
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import local, log_of, served, tuned
@@ -329,6 +332,49 @@ async def test_an_assistant_that_no_longer_fits_is_told_apart_from_the_request(
 
 
 # Factories
+
+
+CODE = """
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Callable
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Settings(BaseModel):
+    word: {type}
+
+
+@asynccontextmanager
+async def agent(settings: Settings) -> AsyncIterator[object]:
+    async def run(ctx):
+        return settings.word
+
+    yield run
+"""
+
+
+def load_code(folder: Path, code: str) -> Registry:
+    """Registers what stands in a file, as a server does. Each file has a module of its own."""
+    module = f"factory_{uuid.uuid4().hex}.py"
+    (folder / module).write_text(code)
+    settings = {"agents": {"made": {"entrypoint": f"{module}:agent"}}}
+    return load(ServerConfig.model_validate(settings), folder)
+
+
+def test_types_for_checkers_alone_do_not_hide_a_factorys_configuration(tmp_path: Path) -> None:
+    [spec] = load_code(tmp_path, CODE.format(type="str"))
+    assert spec.config_schema["required"] == ["word"]
+
+
+def test_a_configuration_without_a_schema_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes Settings, which has no JSON Schema"):
+        load_code(tmp_path, CODE.format(type="Callable[[], str]"))
 
 
 class Resource:
