@@ -177,6 +177,8 @@ class TestByAssistants:
             run = await client.runs.create(assistant.assistant_id, "Who?")
             run = await over(client, run)
             assert text_of(run.outcome.result) == "I am other."
+            created = (await sound_log(client, run.thread_id))[0].thread_created
+            assert created.model == "standin:other"
             assert run.outcome.result.model == "standin:other"
             body = server.requests[0].body
             assert "Be brief." in str(body["system"])

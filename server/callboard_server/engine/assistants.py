@@ -216,6 +216,13 @@ class Assistants:
                 problems[path] += f" (in version {assistant.version} of the assistant)"
         _refuse(field, problems)
 
+    def model_of(self, assistant: Assistant, config: Struct) -> str:
+        """Returns the model that a run of an assistant would call; empty where it has none."""
+        agent = self._registry.get(assistant.agent)
+        if agent is None or not agent.model:
+            return ""
+        return str(effective_config(assistant, config).get("model") or agent.model)
+
     def _agent(self, name: str) -> AgentSpec:
         agent = self._registry.get(name)
         if agent is None:

@@ -52,7 +52,6 @@ class JobServicer:
             reader, call.caller.tenant, request.assistant_id
         )
         self._engine.assistants.check_run(assistant, request.config, "config")
-        agent = self._engine.registry.get(assistant.agent)
         timeout = request.timeout if request.HasField("timeout") else None
         return NewJob(
             thread=NewThread(
@@ -60,7 +59,7 @@ class JobServicer:
                 ttl=request.ttl if request.HasField("ttl") else None,
                 agent=assistant.agent,
                 assistant_id=assistant.assistant_id,
-                model=agent.model if agent else "",
+                model=self._engine.assistants.model_of(assistant, request.config),
             ),
             run=NewRun(
                 run_id=new_id(),

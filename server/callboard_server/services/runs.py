@@ -73,13 +73,12 @@ class RunServicer:
     def _new_thread(
         self, tx: Transaction, assistant: Assistant, request: pb.CreateRunRequest, call: Call
     ) -> ThreadRow:
-        agent = self._engine.registry.get(assistant.agent)
         new = NewThread(
             new_id(),
             metadata=request.thread_metadata if request.HasField("thread_metadata") else None,
             agent=assistant.agent,
             assistant_id=assistant.assistant_id,
-            model=agent.model if agent else "",
+            model=self._engine.assistants.model_of(assistant, request.config),
         )
         return open_session(tx, call.caller.tenant, new, call.caller.actor)
 
