@@ -1,4 +1,7 @@
-"""Chat agents whose provider is a stand-in, run by a real engine through the real SDKs."""
+"""Chat agents whose provider is a stand-in, run by a real engine through the real SDKs.
+
+The SDKs are imported here: on a busy machine that takes longer than a test waits for a run.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from callboard.v1.run_pb2 import Run
 from callboard_server.agents.registry import load
 from callboard_server.app import client_caller, open_app
 from callboard_server.config import ServerConfig
+from callboard_server.models import anthropic as _anthropic  # noqa: F401
+from callboard_server.models import openai_chat as _chat  # noqa: F401
+from callboard_server.models import openai_responses as _responses  # noqa: F401
 from tests.models.anthropic_rules import problems
 from tests.models.openai_rules import chat_problems, responses_problems
 from tests.standins import anthropic, openai
