@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -18,7 +19,14 @@ from typer.main import get_command
 from callboard.cli.app import app
 from callboard.v1 import assistant_pb2, job_pb2, run_pb2, server_pb2, thread_pb2
 from callboard.v1.lifecycle_pb2 import RunState
-from callboard_server.config import AgentSettings, ServerSettings, StoreSettings, SweepSettings
+from callboard_server.config import (
+    AgentSettings,
+    McpSettings,
+    ServerSettings,
+    StoreSettings,
+    SweepSettings,
+    WorkspaceSettings,
+)
 from callboard_server.engine.lifecycle import TERMINAL, TRANSITIONS
 from tests.docs.markdown import MANUALS, PAGES, README, ROOT, blocks, table
 from tests.docs.transcript import commands
@@ -138,6 +146,8 @@ class TestOperating:
             ("### `[store]`", StoreSettings),
             ("### `[sweep]`", SweepSettings),
             ("### `[agents.NAME]`", AgentSettings),
+            ("### `[agents.NAME.workspace]`", WorkspaceSettings),
+            ("### `[mcp.NAME]`", McpSettings),
         ],
     )
     def test_settings_are_those_of_the_server(self, heading: str, model: type[BaseModel]) -> None:
@@ -163,13 +173,17 @@ def settings(model: type[BaseModel]) -> Iterator[list[str]]:
 def describe(schema: dict[str, Any]) -> str:
     """A type in words."""
     if "anyOf" in schema:
-        return describe(next(each for each in schema["anyOf"] if each["type"] != "null"))
+        return describe(next(each for each in schema["anyOf"] if each.get("type") != "null"))
+    if "$ref" in schema:
+        return "table"
     if "enum" in schema:
         *others, last = [f"`{written(value)}`" for value in schema["enum"]]
         return f"{', '.join(others)} or {last}"
     if schema["type"] == "array":
         return f"list of {describe(schema['items'])}"
-    kind = str(schema["type"])
+    if isinstance(entries := schema.get("additionalProperties"), dict):
+        return f"table of {describe(entries)}"
+    kind = "table" if schema["type"] == "object" else str(schema["type"])
     if "maximum" in schema:
         return f"{kind}, {schema['minimum']} to {schema['maximum']}"
     bounds = {"minimum": ">=", "exclusiveMinimum": ">"}
@@ -180,10 +194,8 @@ def describe(schema: dict[str, Any]) -> str:
 def written(value: object) -> str:
     """A value as TOML writes it."""
     match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return f'"{value}"'
+        case bool() | str() | list() | dict():
+            return json.dumps(value)
         case _:
             return str(value)
 
