@@ -47,7 +47,7 @@ from callboard_server.agents.mcp_connection import (
     over_http,
     over_pipes,
 )
-from callboard_server.agents.tools import Tool
+from callboard_server.agents.tools import TOOL_NAME, Tool
 from callboard_server.config import ConfigError, McpSettings
 from callboard_server.validation import suggest
 
@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-# What all providers take as the name of a tool.
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST_RESULT = 200_000
 
 
@@ -191,6 +189,7 @@ class McpServer:
             call=partial(self._call, offered.name, may_repeat),
             idempotent=may_repeat,
             timeout=self._settings.timeout,
+            check=_check_arguments,
         )
 
     async def _call(self, name: str, may_repeat: bool, arguments_json: str, ctx: Context) -> str:
@@ -325,7 +324,7 @@ def tool_name(server: str, tool: str) -> str:
     A name that providers would not take is mended, and told from others by a digest.
     """
     name = f"{server}__{tool}"
-    if _NAME.fullmatch(name):
+    if TOOL_NAME.fullmatch(name):
         return name
     digest = hashlib.sha256(tool.encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:55]}_{digest}"
@@ -339,6 +338,11 @@ def _read_arguments(arguments_json: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise ToolError("The arguments are no JSON object.")
     return arguments
+
+
+def _check_arguments(arguments_json: str) -> None:
+    """Checks what no server would take; whether they fit the schema is for it to say."""
+    _read_arguments(arguments_json)
 
 
 def show_result(result: CallToolResult) -> str:

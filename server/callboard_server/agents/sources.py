@@ -45,7 +45,7 @@ async def load_tools(sources: Iterable[ToolSource]) -> Mapping[str, Tool]:
     Raises:
         AgentError: Those of one cannot be had.
     """
-    loaded = [await source.load() for source in sources]
+    loaded = await asyncio.gather(*(source.load() for source in sources))
     return {tool.name: tool for tools in loaded for tool in tools}
 
 

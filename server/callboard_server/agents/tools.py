@@ -46,8 +46,8 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _SECTION = re.compile(r"^(Args|Attributes|Example|Examples|Note|Raises|Returns|Yields):$", re.M)
 _ARGUMENT = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.+)", re.S)
-# What every provider takes.
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What all providers take as the name of a tool."""
 
 _STRICTNESS: tuple[Policy, ...] = ("allow", "ask", "deny")
 
@@ -205,7 +205,7 @@ def index_tools(tools: list[Tool]) -> dict[str, Tool]:
     """
     by_name: dict[str, Tool] = {}
     for item in tools:
-        if not _NAME.fullmatch(item.name):
+        if not TOOL_NAME.fullmatch(item.name):
             raise ValueError(
                 f"{item.name!r} is no name for a tool: it may have up to 64 letters of the "
                 "English alphabet, digits, _ and -"
