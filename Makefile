@@ -21,7 +21,7 @@ run: export CALLBOARD_DIR = $(value DIR)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-run: .venv/.server ## Watch a story: TASK="what to do" DIR=folder give it your own work
+run: .venv/.server ## Watch a story: TASK="what to do" DIR=folder CALLBOARD_MODEL=provider:model
 	@$(BIN)/python examples/story.py \
 		$${CALLBOARD_TASK:+--task="$$CALLBOARD_TASK"} $${CALLBOARD_DIR:+--dir="$$CALLBOARD_DIR"}
 
@@ -97,7 +97,7 @@ clean: ## Remove everything that make made
 
 .venv/.server: pyproject.toml | .venv/bin/python
 	@echo "Installing Callboard into .venv"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[anthropic,openai,server]'
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/python

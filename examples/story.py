@@ -1,7 +1,8 @@
 """The main job from end to end: a supervisor has two jobs done and goes on talking meanwhile.
 
-Starts a server of its own on a new SQLite file, with the three agents of callboard.toml. At the end
-the story is read back from the log and checked.
+Starts a server of its own on a new SQLite file, with the three agents of callboard.toml: they answer
+by tables of patterns, or by the model that CALLBOARD_MODEL names. At the end the story is read back
+from the log and checked.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from callboard.v1.run_pb2 import Delta
 from story_checks import Story, check_story
 
 HERE = Path(__file__).parent
+KEYS = {"ANTHROPIC_API_KEY": "anthropic", "OPENAI_API_KEY": "openai"}
 QUESTION = "How does asyncio cancel a task, and what does the task see of it?"
 STARTED = time.monotonic()
 
@@ -77,6 +79,17 @@ async def until_serving(address: str, process: asyncio.subprocess.Process, log: 
             return
         answer.cancel()
         raise SystemExit(f"the server did not start:\n{log.read_text('utf-8', 'replace')}")
+
+
+def describe_model() -> str:
+    """Tells what the agents answer by, and how to let them answer by something else."""
+    if model := os.environ.get("CALLBOARD_MODEL"):
+        return f"The agents answer by {model}."
+    told = "The agents answer by tables of patterns, not by a language model."
+    for key, provider in KEYS.items():
+        if os.environ.get(key):
+            return f"{told} {key} is set: CALLBOARD_MODEL={provider}:MODEL lets them use it."
+    return told
 
 
 async def ask(client: AsyncClient, thread_id: str, text: str) -> str:
@@ -153,6 +166,7 @@ async def main() -> int:
         async with running_server(db) as address, AsyncClient(address) as client:
             version = (await client.server.info()).version
             say("server", f"Callboard {version} serves on {address}, on a new database")
+            say("server", describe_model())
             story = await tell(client, options.task, folder)
     return check_story(story, console)
 
