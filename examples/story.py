@@ -1,6 +1,6 @@
 """The main job from end to end: a supervisor has two jobs done and goes on talking meanwhile.
 
-Starts a server of its own on a new SQLite file, with the three agents of callboard.toml: they answer
+Starts a server of its own on a new SQLite file with the three agents of callboard.toml. They answer
 by tables of patterns, or by the model that CALLBOARD_MODEL names. At the end the story is read back
 from the log and checked.
 """
