@@ -572,8 +572,15 @@ class TestState:
             [thought(encrypted_content=None), spoken("Hello.")],
             [spoken("Hello."), thought()],
             [thought()],
+            [thought(), called("")],
         ],
-        ids=["no thought", "not sealed", "thought alone at the end", "only a thought"],
+        ids=[
+            "no thought",
+            "not sealed",
+            "thought alone at the end",
+            "only a thought",
+            "arguments that are none",
+        ],
     )
     async def test_none_where_the_server_would_not_take_it(self, items: list[Event]) -> None:
         _, answer = await read([*(done(at, item) for at, item in enumerate(items)), ended()])

@@ -6,7 +6,6 @@ can do without.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from callboard_server.models.base import Answer, FailureKind, ModelRequest, Piec
 from callboard_server.models.failures import failure
 from callboard_server.models.history import call_ids, mark_system
 from callboard_server.models.openai_client import is_compatible, read_usage, stream_answer
-from callboard_server.models.openai_draft import Draft, Kind
+from callboard_server.models.openai_draft import Draft, Kind, write_arguments
 from callboard_server.models.openai_failures import describe_report
 from callboard_server.models.openai_turns import (
     Turn,
@@ -47,7 +46,7 @@ def render_request(request: ModelRequest, model: str, *, compatible: bool) -> di
         compatible: Whether the server is another than OpenAI's, and may refuse what is new.
     """
     messages: list[dict[str, Any]] = []
-    if request.system:
+    if request.system.strip():
         messages.append({"role": "system", "content": request.system})
     for turn in read_turns(request.messages):
         messages += _messages(turn, compatible=compatible)
@@ -77,7 +76,7 @@ class ChatCompletionsModel:
         name: What its messages say they were written by.
         model: The server's id of the model.
         client: Where the model is.
-        account: A digest of the key.
+        account: A digest of the key; here no answer is bound to it.
     """
 
     def __init__(self, name: str, model: str, client: AsyncOpenAI, account: str) -> None:
@@ -87,9 +86,8 @@ class ChatCompletionsModel:
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | Answer, None]:
         parameters = render_request(request, self._model, compatible=is_compatible(self._client))
-        create = self._client.chat.completions.create
         reader = _Reader(self.name, Draft(call_ids(request.messages)))
-        return stream_answer(lambda: create(stream=True, **parameters), reader, self.name)
+        return stream_answer(self._client, "/chat/completions", parameters, reader, self.name)
 
 
 @dataclass(slots=True)
@@ -179,11 +177,8 @@ class _Reader:
         name, call_id = function.get("name") or "", call.get("id") or ""
         place = self._place(call.get("index"), str(call_id), str(name))
         self._draft.call(place, name, call_id)
-        match function.get("arguments"):
-            case str(arguments):
-                yield from self._draft.add(place, Kind.CALL, arguments)
-            case dict(arguments):
-                yield from self._draft.add(place, Kind.CALL, json.dumps(arguments))
+        arguments = write_arguments(function.get("arguments"))
+        yield from self._draft.add(place, Kind.CALL, arguments)
 
     def _place(self, index: object, call_id: str, name: str) -> int:
         for place in reversed(range(len(self._calls))):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 import httpx2
-from openai import AsyncOpenAI, AsyncStream, BaseModel, OpenAIError
+from openai import AsyncOpenAI, AsyncStream, OpenAIError
 
 from callboard.v1.message_pb2 import Usage
 from callboard_server.models.base import Answer, FailureKind, ModelError, Piece
@@ -23,6 +23,9 @@ _TIMEOUT = httpx2.Timeout(connect=5, read=120, write=30, pool=10)
 # How long to read on when the answer is there: for its usage, and so that the connection can be
 # used again.
 _REST = 1.0
+
+# What a count can hold.
+_MOST = 2**63
 
 
 class Reader(Protocol):
@@ -77,19 +80,22 @@ def is_compatible(client: AsyncOpenAI) -> bool:
 
 
 async def stream_answer(
-    call: Callable[[], Awaitable[AsyncStream[Any]]], reader: Reader, name: str
+    client: AsyncOpenAI, path: str, parameters: Mapping[str, Any], reader: Reader, name: str
 ) -> AsyncGenerator[Piece | Answer, None]:
     """Makes a call and answers piece by piece; ends the connection when it is closed.
 
     Args:
-        call: Sends the request.
+        client: Where the model is.
+        path: The API.
+        parameters: The request.
         reader: Understands the events.
         name: The model.
 
     Raises:
         ModelError: The call failed.
     """
-    async with aclosing(_events(call, name)) as events:
+    events = _events(client, path, {**parameters, "stream": True}, name)
+    async with aclosing(events):
         async for event in events:
             for piece in reader.read(event):
                 yield piece
@@ -120,14 +126,19 @@ def read_usage(usage: object, read: str, written: str) -> Usage:
 
 
 async def _events(
-    call: Callable[[], Awaitable[AsyncStream[Any]]], name: str
+    client: AsyncOpenAI, path: str, body: Mapping[str, Any], name: str
 ) -> AsyncGenerator[Mapping[str, Any], None]:
-    """Yields events as JSON: their types in the SDK do not hold for every server."""
+    """Yields events as the JSON that they are.
+
+    The SDK's types do not hold for every server, and cost more than a second to make at first.
+    """
+    stream_cls = AsyncStream[object]
     try:
-        async with await call() as stream:
+        call = client.post(path, body=body, cast_to=object, stream=True, stream_cls=stream_cls)
+        async with await call as stream:
             async for event in stream:
-                if isinstance(event, BaseModel):
-                    yield event.to_dict(mode="json", warnings=False)
+                if isinstance(event, dict):
+                    yield event
     except OpenAIError as error:
         raise describe_error(error, name) from None
     except (ValueError, RecursionError):
@@ -151,4 +162,4 @@ def _count(counts: Mapping[str, object], *path: str) -> int:
     value: object = counts
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if type(value) is int and 0 < value < _MOST else 0

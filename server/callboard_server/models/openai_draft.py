@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Hashable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -106,6 +107,13 @@ class Draft:
     def _is_free(self, call_id: str) -> bool:
         taken = call_id in self._taken or any(call.call_id == call_id for call in self.calls)
         return is_call_id(call_id) and not taken
+
+
+def write_arguments(arguments: object) -> str:
+    """Returns arguments as text: some servers send what the text would say."""
+    if isinstance(arguments, str):
+        return arguments
+    return "" if arguments is None else json.dumps(arguments)
 
 
 def _mend(text: str) -> str:

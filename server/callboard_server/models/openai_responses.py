@@ -24,7 +24,7 @@ from callboard_server.models.base import Answer, FailureKind, ModelRequest, Piec
 from callboard_server.models.failures import failure
 from callboard_server.models.history import call_ids, mark_system
 from callboard_server.models.openai_client import is_compatible, read_usage, stream_answer
-from callboard_server.models.openai_draft import Draft, Kind
+from callboard_server.models.openai_draft import Draft, Kind, write_arguments
 from callboard_server.models.openai_failures import describe_report
 from callboard_server.models.openai_turns import (
     Call,
@@ -100,9 +100,8 @@ class ResponsesModel:
         rendered = render_request(
             request, self._model, self._account, compatible=is_compatible(self._client)
         )
-        create, parameters = self._client.responses.create, rendered.parameters
         reader = _Reader(self.name, Draft(call_ids(request.messages)), rendered.digest)
-        return stream_answer(lambda: create(stream=True, **parameters), reader, self.name)
+        return stream_answer(self._client, "/responses", rendered.parameters, reader, self.name)
 
 
 class _Reader:
@@ -158,14 +157,14 @@ class _Reader:
         match kind:
             case "response.output_text.delta" | "response.refusal.delta":
                 self._refused |= kind == "response.refusal.delta"
-                part = event.get("content_index")
-                yield from self._draft.add((at, "content", part), Kind.TEXT, delta)
+                key = (at, "content", _number(event, "content_index"))
+                yield from self._draft.add(key, Kind.TEXT, delta)
             case "response.reasoning_text.delta":
-                part = event.get("content_index")
-                yield from self._draft.add((at, "content", part), Kind.THINKING, delta)
+                key = (at, "content", _number(event, "content_index"))
+                yield from self._draft.add(key, Kind.THINKING, delta)
             case "response.reasoning_summary_text.delta":
-                part = event.get("summary_index")
-                yield from self._draft.add((at, "summary", part), Kind.THINKING, delta)
+                key = (at, "summary", _number(event, "summary_index"))
+                yield from self._draft.add(key, Kind.THINKING, delta)
             case "response.function_call_arguments.delta":
                 yield from self._draft.add(at, Kind.CALL, delta)
 
@@ -175,13 +174,11 @@ class _Reader:
         match item:
             case {"type": "function_call"}:
                 self._draft.call(at, item.get("name"), item.get("call_id"))
-                yield from self._draft.settle(at, Kind.CALL, str(item.get("arguments") or ""))
-            case {"type": "message", "content": list(parts)}:
-                for number, part in enumerate(parts):
-                    yield from self._take_part(part, (at, "content", number))
-            case {"type": "reasoning"}:
+                arguments = write_arguments(item.get("arguments"))
+                yield from self._draft.settle(at, Kind.CALL, arguments)
+            case {"type": "message" | "reasoning"}:
                 for field in ("summary", "content"):
-                    for number, part in enumerate(item.get(field) or ()):
+                    for number, part in enumerate(_list(item, field)):
                         yield from self._take_part(part, (at, field, number))
 
     def _take_part(self, part: object, key: tuple[int, str, int]) -> Iterator[Piece]:
@@ -197,7 +194,7 @@ class _Reader:
     def _end(self, response: Mapping[str, Any]) -> Iterator[Piece]:
         self._final = response
         # Some servers stream no items that are done, and others leave them out here.
-        for at, item in enumerate(response.get("output") or ()):
+        for at, item in enumerate(_list(response, "output")):
             if at not in self._items and isinstance(item, dict):
                 yield from self._take(at, item)
 
@@ -216,24 +213,43 @@ class _Reader:
     def _state(self, content: Sequence[ContentBlock]) -> ProviderState | None:
         """Returns the items, where they hold more than the content and may go back as they are."""
         items = [self._items[at] for at in sorted(self._items)]
-        ids = {block.tool_call.tool_call_id for block in content if block.HasField("tool_call")}
-        calls = [item.get("call_id") for item in items if item.get("type") == "function_call"]
-        holds_more = any(item.get("type") == "reasoning" or item.get("phase") for item in items)
-        if not (self._completed and holds_more and _is_sealed(items) and ids.issuperset(calls)):
+        # An id or arguments that would not do here were replaced in the content.
+        calls = [(i.get("call_id"), i.get("arguments")) for i in items if _is(i, "function_call")]
+        is_same = calls == [
+            (block.tool_call.tool_call_id, block.tool_call.arguments_json)
+            for block in content
+            if block.HasField("tool_call")
+        ]
+        holds_more = any(_is(item, "reasoning") or item.get("phase") for item in items)
+        if not (self._completed and holds_more and is_same and _is_sealed(items)):
             return None
         return ProviderState(digest=self._digest, blocks_json=json.dumps(items).encode())
 
 
+def _number(event: Mapping[str, Any], name: str) -> int:
+    number = event.get(name)
+    return number if isinstance(number, int) else 0
+
+
+def _list(source: Mapping[str, Any], name: str) -> list[Any]:
+    found = source.get(name)
+    return found if isinstance(found, list) else []
+
+
+def _is(item: Item, kind: str) -> bool:
+    return item.get("type") == kind
+
+
 def _is_sealed(items: Sequence[Item]) -> bool:
     """Whether the server takes the items back: it keeps none, and no thought stands alone."""
-    thoughts = [item for item in items if item.get("type") == "reasoning"]
+    thoughts = [item for item in items if _is(item, "reasoning")]
     held = all(item.get("encrypted_content") or item.get("content") for item in thoughts)
-    return held and items[-1].get("type") != "reasoning"
+    return held and not _is(items[-1], "reasoning")
 
 
 def _settings(request: ModelRequest) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    if request.system:
+    if request.system.strip():
         settings["instructions"] = request.system
     if request.effort:
         # A model that has no effort refuses the whole parameter.
