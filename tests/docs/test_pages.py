@@ -21,7 +21,10 @@ from callboard.v1 import assistant_pb2, job_pb2, run_pb2, server_pb2, thread_pb2
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard_server.config import (
     AgentSettings,
+    ClientToolSettings,
     McpSettings,
+    PriceSettings,
+    ProviderSettings,
     ServerSettings,
     StoreSettings,
     SweepSettings,
@@ -146,6 +149,9 @@ class TestOperating:
             ("### `[store]`", StoreSettings),
             ("### `[sweep]`", SweepSettings),
             ("### `[agents.NAME]`", AgentSettings),
+            ("### `[[agents.NAME.client_tools]]`", ClientToolSettings),
+            ("### `[providers.NAME]`", ProviderSettings),
+            ('### `[prices."PROVIDER:MODEL"]`', PriceSettings),
             ("### `[agents.NAME.workspace]`", WorkspaceSettings),
             ("### `[mcp.NAME]`", McpSettings),
         ],
