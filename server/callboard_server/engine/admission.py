@@ -27,8 +27,8 @@ ROLLBACK = MultitaskStrategy.MULTITASK_STRATEGY_ROLLBACK
 STEER = MultitaskStrategy.MULTITASK_STRATEGY_STEER
 CONCURRENT = MultitaskStrategy.MULTITASK_STRATEGY_CONCURRENT
 
-DUE_BATCH = 500
-"""How many runs come due in one commit at the most."""
+DUE_BATCH = 100
+"""How many runs come due in one operation at the most: others want the loop, too."""
 
 
 def check_sequence(thread: ThreadRow, expected: int | None) -> None:

@@ -4,7 +4,7 @@ A store takes *operations*: functions that read and write through a `Transaction
 those that arrive together are committed together, in the order of their arrival. After a commit the
 store hands its records to a listener, in commit order, and only then answers the callers.
 
-The shape fits SQLite, where one writer thread runs the operations one after another, and
+The shape fits SQLite, where one process runs the operations one after another, and
 PostgreSQL, where several writers do: an operation takes its session first (`Transaction.thread`,
 `.run` and `.job` do so), which there locks the session's row for the rest of the transaction. An
 operation must not block, must not keep what it was given, and may be run again when a commit
