@@ -243,9 +243,10 @@ class SqliteStore:
         try:
             self._begin(group)
         except sqlite3.OperationalError:
+            if group.began:
+                raise
             # If it is something else, the writer will meet it, too.
-            return False
-        return True
+        return group.began
 
     def _deliver(self, groups: Sequence[_Group]) -> None:
         """Shows what was committed, answers the callers and goes on."""
