@@ -1119,6 +1119,7 @@ class RunCancelRequested(_message.Message):
     SUPERSEDED_BY_RUN_ID_FIELD_NUMBER: _builtins.int
     CASCADE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
+    BY_PARENT_FIELD_NUMBER: _builtins.int
     state: _lifecycle_pb2.RunState.ValueType
     """The terminal state that follows: CANCELLED or SUPERSEDED."""
     superseded_by_run_id: _builtins.str
@@ -1127,6 +1128,10 @@ class RunCancelRequested(_message.Message):
     """True where jobs that the run launched are cancelled, too."""
     rollback: _builtins.bool
     """True where what the run wrote is taken back."""
+    by_parent: _builtins.bool
+    """True where it is a job's and its parent asked, or is stopped itself: the parent is told of no
+    end that it made.
+    """
     def __init__(
         self,
         *,
@@ -1134,10 +1139,11 @@ class RunCancelRequested(_message.Message):
         superseded_by_run_id: _builtins.str = ...,
         cascade: _builtins.bool = ...,
         rollback: _builtins.bool = ...,
+        by_parent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade", "rollback", b"rollback", "state", b"state", "superseded_by_run_id", b"superseded_by_run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_parent", b"by_parent", "cascade", b"cascade", "rollback", b"rollback", "state", b"state", "superseded_by_run_id", b"superseded_by_run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1670,6 +1676,8 @@ class JobLaunched(_message.Message):
     NOTIFY_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    NOTIFY_ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    NOTIFY_AGENT_FIELD_NUMBER: _builtins.int
     parent_thread_id: _builtins.str
     """The thread that launched it; empty where there is none."""
     parent_run_id: _builtins.str
@@ -1684,6 +1692,12 @@ class JobLaunched(_message.Message):
     """What the parent is told."""
     context: Global___JobContext.ValueType
     """What the context starts from."""
+    notify_assistant_id: _builtins.str
+    """The assistant that notices about the job wake: that of the run that launched it, else the
+    parent's current one at launch. Empty where there was none: a program reads them.
+    """
+    notify_agent: _builtins.str
+    """The agent behind that."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels."""
@@ -1704,10 +1718,12 @@ class JobLaunched(_message.Message):
         notify: Global___JobNotify.ValueType = ...,
         context: Global___JobContext.ValueType = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        notify_assistant_id: _builtins.str = ...,
+        notify_agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "context", b"context", "labels", b"labels", "notify", b"notify", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "task", b"task", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "context", b"context", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "task", b"task", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1809,6 +1825,10 @@ class Notice(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     ACTIONS_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    ASSISTANT_AGENT_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
     """Identifies the notice. A UUID."""
     job_id: _builtins.str
@@ -1821,6 +1841,16 @@ class Notice(_message.Message):
     """The task as it was launched."""
     state: _lifecycle_pb2.RunState.ValueType
     """Where the job stands: terminal, or REQUIRES_ACTION."""
+    cut: _builtins.bool
+    """True where task, outcome or actions are too long for a notice and were cut: the job has the
+    whole.
+    """
+    assistant_id: _builtins.str
+    """The assistant that it wakes; empty where a program reads it."""
+    assistant_agent: _builtins.str
+    """The agent behind that."""
+    parent_run_id: _builtins.str
+    """The run that launched the job; empty where a caller did."""
     @_builtins.property
     def outcome(self) -> _lifecycle_pb2.Outcome:
         """How it ended, for a terminal state."""
@@ -1840,10 +1870,14 @@ class Notice(_message.Message):
         state: _lifecycle_pb2.RunState.ValueType = ...,
         outcome: _lifecycle_pb2.Outcome | None = ...,
         actions: _abc.Iterable[Global___Action] | None = ...,
+        cut: _builtins.bool = ...,
+        assistant_id: _builtins.str = ...,
+        assistant_agent: _builtins.str = ...,
+        parent_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "agent", b"agent", "job_id", b"job_id", "notice_id", b"notice_id", "outcome", b"outcome", "run_id", b"run_id", "state", b"state", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "agent", b"agent", "assistant_agent", b"assistant_agent", "assistant_id", b"assistant_id", "cut", b"cut", "job_id", b"job_id", "notice_id", b"notice_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "run_id", b"run_id", "state", b"state", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1851,7 +1885,9 @@ Global___Notice: _TypeAlias = Notice  # noqa: Y015
 
 @_typing.final
 class NoticeAdded(_message.Message):
-    """A thread is told about a job."""
+    """A thread is told about a job. The same as text is a message with the notice's id, which follows in
+    the same commit.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1875,7 +1911,9 @@ Global___NoticeAdded: _TypeAlias = NoticeAdded  # noqa: Y015
 
 @_typing.final
 class NoticesRead(_message.Message):
-    """Notices were read: by a model call, a function agent or a program."""
+    """Notices were read: by a model call, a function agent or a program. What takes back what the run
+    wrote that read them makes them unread again.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -98,6 +98,8 @@ class Job(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    NOTIFY_ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    NOTIFY_AGENT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job: the id of its thread."""
     run_id: _builtins.str
@@ -120,12 +122,18 @@ class Job(_message.Message):
     """The attempt of its current run, from 1. Only failures count."""
     run_count: _builtins.int
     """How many runs have worked on it, the current one included: 1, and one more for each update that
-    a run of its own follows.
+    a run of its own follows, and for each time that notices about jobs of its own woke it.
     """
     sequence: _builtins.int
     """The sequence of the session's log that this reflects."""
     parent_run_id: _builtins.str
     """The run that launched it; empty where a caller did."""
+    notify_assistant_id: _builtins.str
+    """The assistant that notices about the job wake: that of the run that launched it, else the
+    parent's current one at launch. Empty where there was none: a program reads them.
+    """
+    notify_agent: _builtins.str
+    """The agent behind that."""
     @_builtins.property
     def waiting_for(self) -> _lifecycle_pb2.WaitingFor:
         """What it waits for while it is not running."""
@@ -182,10 +190,12 @@ class Job(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         parent_run_id: _builtins.str = ...,
+        notify_assistant_id: _builtins.str = ...,
+        notify_agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "outcome", b"outcome", "progress", b"progress", "start_time", b"start_time", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,19 +417,25 @@ class CancelJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     CASCADE_FIELD_NUMBER: _builtins.int
+    PARENT_THREAD_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job. Required."""
     cascade: _builtins.bool
     """True cancels the jobs that it launched, too."""
+    parent_thread_id: _builtins.str
+    """The job's parent thread, where the caller acts for it: a parent is not told what it did itself.
+    Anybody else leaves it empty. A run of the parent thread need not say so.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         cascade: _builtins.bool = ...,
+        parent_thread_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade", "job_id", b"job_id", "parent_thread_id", b"parent_thread_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,7 +131,8 @@ class JobServiceServicer(object):
         """Cancels a job's current run and those that are queued behind it.
 
         Writes run_cancel_requested and, at once or after a grace, run_finished. A repeat, or a cancel
-        of a finished job, changes nothing and returns the job. Errors: NOT_FOUND / JOB_NOT_FOUND.
+        of a finished job, changes nothing and returns the job. Errors: NOT_FOUND / JOB_NOT_FOUND;
+        INVALID_ARGUMENT / FIELD_INVALID, also where parent_thread_id is not the job's parent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

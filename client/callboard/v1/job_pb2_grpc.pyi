@@ -69,7 +69,8 @@ class JobServiceStub:
     """Cancels a job's current run and those that are queued behind it.
 
     Writes run_cancel_requested and, at once or after a grace, run_finished. A repeat, or a cancel
-    of a finished job, changes nothing and returns the job. Errors: NOT_FOUND / JOB_NOT_FOUND.
+    of a finished job, changes nothing and returns the job. Errors: NOT_FOUND / JOB_NOT_FOUND;
+    INVALID_ARGUMENT / FIELD_INVALID, also where parent_thread_id is not the job's parent.
     """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListJobsRequest, _job_pb2.ListJobsResponse]
     """Lists jobs, newest first.
@@ -132,7 +133,8 @@ class JobServiceAsyncStub(JobServiceStub):
     """Cancels a job's current run and those that are queued behind it.
 
     Writes run_cancel_requested and, at once or after a grace, run_finished. A repeat, or a cancel
-    of a finished job, changes nothing and returns the job. Errors: NOT_FOUND / JOB_NOT_FOUND.
+    of a finished job, changes nothing and returns the job. Errors: NOT_FOUND / JOB_NOT_FOUND;
+    INVALID_ARGUMENT / FIELD_INVALID, also where parent_thread_id is not the job's parent.
     """
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_pb2.ListJobsRequest, _job_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first.
@@ -222,7 +224,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Cancels a job's current run and those that are queued behind it.
 
         Writes run_cancel_requested and, at once or after a grace, run_finished. A repeat, or a cancel
-        of a finished job, changes nothing and returns the job. Errors: NOT_FOUND / JOB_NOT_FOUND.
+        of a finished job, changes nothing and returns the job. Errors: NOT_FOUND / JOB_NOT_FOUND;
+        INVALID_ARGUMENT / FIELD_INVALID, also where parent_thread_id is not the job's parent.
         """
 
     @_abc_1.abstractmethod

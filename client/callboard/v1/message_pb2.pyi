@@ -35,7 +35,7 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_TOOL: _Role.ValueType  # 3
     """The result of a tool call. Its content is one tool_result block."""
     ROLE_SYSTEM: _Role.ValueType  # 4
-    """Instructions that stand in the conversation itself, and notices of the server."""
+    """Instructions that stand in the conversation itself."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who speaks in a message. The role says how the message takes part in the conversation;
@@ -51,7 +51,7 @@ ROLE_ASSISTANT: Role.ValueType  # 2
 ROLE_TOOL: Role.ValueType  # 3
 """The result of a tool call. Its content is one tool_result block."""
 ROLE_SYSTEM: Role.ValueType  # 4
-"""Instructions that stand in the conversation itself, and notices of the server."""
+"""Instructions that stand in the conversation itself."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _StopReason:
@@ -142,7 +142,9 @@ class Message(_message.Message):
     model was still writing. Output only.
     """
     notice_id: _builtins.str
-    """What the message tells about a job, where it is a notice. Output only."""
+    """Identifies the notice about a job whose text the message is. Its role is USER, its author
+    "callboard": what a job says is no instruction. Output only.
+    """
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentBlock]:
         """What is said, in order."""

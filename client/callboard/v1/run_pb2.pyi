@@ -63,6 +63,7 @@ class Run(_message.Message):
     SUPERSEDED_BY_RUN_ID_FIELD_NUMBER: _builtins.int
     STEERED_SEQUENCE_FIELD_NUMBER: _builtins.int
     ROLLED_BACK_FIELD_NUMBER: _builtins.int
+    STOPPED_BY_PARENT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Identifies the run. A UUID."""
     thread_id: _builtins.str
@@ -97,6 +98,8 @@ class Run(_message.Message):
     """The sequence of the last run_input_added: what STEER gave it. Zero where it got nothing."""
     rolled_back: _builtins.bool
     """True where what it wrote is taken back: from the moment when someone asked for that."""
+    stopped_by_parent: _builtins.bool
+    """True where it was a job's and its parent asked it to stop, or was stopped itself."""
     @_builtins.property
     def waiting_for(self) -> _lifecycle_pb2.WaitingFor:
         """What it waits for while it is queued, waiting or requires an action."""
@@ -184,10 +187,11 @@ class Run(_message.Message):
         superseded_by_run_id: _builtins.str = ...,
         steered_sequence: _builtins.int = ...,
         rolled_back: _builtins.bool = ...,
+        stopped_by_parent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "outcome", b"outcome", "progress", b"progress", "running_time", b"running_time", "start_after", b"start_after", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "claim_epoch", b"claim_epoch", "config", b"config", "create_time", b"create_time", "created_sequence", b"created_sequence", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "outcome", b"outcome", "progress", b"progress", "rolled_back", b"rolled_back", "run_id", b"run_id", "running_time", b"running_time", "session_id", b"session_id", "start_after", b"start_after", "start_time", b"start_time", "state", b"state", "steered_sequence", b"steered_sequence", "superseded_by_run_id", b"superseded_by_run_id", "thread_id", b"thread_id", "timeout", b"timeout", "trigger", b"trigger", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "claim_epoch", b"claim_epoch", "config", b"config", "create_time", b"create_time", "created_sequence", b"created_sequence", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "outcome", b"outcome", "progress", b"progress", "rolled_back", b"rolled_back", "run_id", b"run_id", "running_time", b"running_time", "session_id", b"session_id", "start_after", b"start_after", "start_time", b"start_time", "state", b"state", "steered_sequence", b"steered_sequence", "stopped_by_parent", b"stopped_by_parent", "superseded_by_run_id", b"superseded_by_run_id", "thread_id", b"thread_id", "timeout", b"timeout", "trigger", b"trigger", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

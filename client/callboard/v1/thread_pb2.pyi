@@ -145,6 +145,7 @@ class Thread(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    UNREAD_NOTICE_COUNT_FIELD_NUMBER: _builtins.int
     thread_id: _builtins.str
     """Identifies the thread. A UUID."""
     session_id: _builtins.str
@@ -171,6 +172,8 @@ class Thread(_message.Message):
     """The sequence of the first event of its session that is kept."""
     etag: _builtins.str
     """Changes with every change of metadata or ttl."""
+    unread_notice_count: _builtins.int
+    """How many notices of the thread nobody has read."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Free data of the caller."""
@@ -209,10 +212,11 @@ class Thread(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        unread_notice_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "metadata", b"metadata", "ttl", b"ttl", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current_assistant_id", b"current_assistant_id", "etag", b"etag", "head_sequence", b"head_sequence", "last_run_state", b"last_run_state", "metadata", b"metadata", "oldest_sequence", b"oldest_sequence", "parent_thread_id", b"parent_thread_id", "pending_action_count", b"pending_action_count", "sequence", b"sequence", "session_id", b"session_id", "state", b"state", "thread_id", b"thread_id", "tree_state", b"tree_state", "ttl", b"ttl", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current_assistant_id", b"current_assistant_id", "etag", b"etag", "head_sequence", b"head_sequence", "last_run_state", b"last_run_state", "metadata", b"metadata", "oldest_sequence", b"oldest_sequence", "parent_thread_id", b"parent_thread_id", "pending_action_count", b"pending_action_count", "sequence", b"sequence", "session_id", b"session_id", "state", b"state", "thread_id", b"thread_id", "tree_state", b"tree_state", "ttl", b"ttl", "unread_notice_count", b"unread_notice_count", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
