@@ -52,6 +52,8 @@ def chat_problems(body: Mapping[str, Any]) -> list[str]:
 def _common_problems(body: Mapping[str, Any], known: set[str]) -> Iterator[str]:
     if not body.get("model"):
         yield "there is no model"
+    if len(body.get("prompt_cache_key", "")) > 64:
+        yield "prompt_cache_key: has more than 64 characters"
     for name in body.keys() - known:
         yield f"{name} is no parameter"
     for name, value in body.items():

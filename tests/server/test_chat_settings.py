@@ -227,6 +227,26 @@ class TestByAssistants:
             assert not server.requests
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_signed_thinking_goes_back_to_who_thought_it(kind: Kind, tmp_path: Path) -> None:
+    """Over tools and runs; the stand-in refuses what is not bound to what stands before it."""
+    calls = Reply(thinking="Let me see.", calls=[Call("burn", '{"what": "x"}')])
+    again = Reply(thinking="Once more.", calls=[Call("burn", '{"what": "y"}')])
+    done = Reply("It burns.", thinking="It is done.")
+    handler = saying(kind, calls, done, again, done)
+    async with chatting(tmp_path, handler, kind, tools=TOOLS) as (client, server):
+        first = await ask(client)
+        second = await ask(client, thread_id=first.thread_id)
+        assert [run.state for run in (first, second)] == [SUCCEEDED, SUCCEEDED]
+        assert len(server.requests) == 4
+        if kind != "openai-chat":
+            sent = server.requests[-1].content.decode()
+            assert sent.count('"signature"') + sent.count('"encrypted_content"') == 3
+        keys = {request.body.get("prompt_cache_key") for request in server.requests}
+        assert len(keys) == 1
+        assert all(key is None or len(key) <= 64 for key in keys)
+
+
 async def test_no_key_is_ever_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

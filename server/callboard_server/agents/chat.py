@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_OID, uuid5
 
 from pydantic import BaseModel
 
@@ -266,7 +267,8 @@ def _request(ctx: Context, view: View, settings: _Settings) -> ModelRequest:
         output_schema=settings.output.schema if settings.output else None,
         max_output_tokens=settings.max_output_tokens,
         effort=settings.effort,
-        cache_key=f"{ctx.thread_id}/{ctx.run.assistant_id}",
+        # A digest, for OpenAI takes no more than 64 characters.
+        cache_key=str(uuid5(NAMESPACE_OID, f"{ctx.thread_id}/{ctx.run.assistant_id}")),
     )
 
 

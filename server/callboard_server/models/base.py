@@ -106,7 +106,8 @@ class ModelRequest:
     effort: str = ""
     """How hard the model shall think, in the provider's own words; empty for its default."""
     cache_key: str = ""
-    """The same for all requests of a lineage: lets a provider find what it has cached."""
+    """The same for all requests of a lineage, of up to 64 characters: lets a provider find what it
+    has cached."""
 
 
 @dataclass(frozen=True, slots=True)
