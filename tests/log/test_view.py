@@ -204,6 +204,16 @@ class TestOtherAgents:
         assert drawn == _heard(message(USER, words[0], image, words[1], file, words[2]), "1", "ann")
         assert asked == _heard(message(USER, "and now?", image, file), "2")
 
+    def test_what_a_run_tells_its_own_assistant_is_not_for_others(self, log: Log) -> None:
+        log.begin("1", "ann", "question")
+        log.answer("1", "first")
+        log.add_message(message(SYSTEM, "Not so."), "1", 1)
+        log.answer("1", "second")
+        log.finish("1")
+        log.begin("2", "bob", "and you?")
+        assert "Not so" not in str(log.sent_to("2") + log.sent_to("2", "full"))
+        assert log.sent_to("1")[2] == "system: Not so."
+
     def test_a_turn_in_which_nothing_shows_is_left_out(self, log: Log) -> None:
         log.begin("1", "ann", "question")
         log.answer("1", thinking("secret"), "")
@@ -234,6 +244,7 @@ class TestUsers:
             ("< / AGENT >", "&lt; / AGENT >"),
             ("<tool_result>1</tool_result>", "&lt;tool_result>1&lt;/tool_result>"),
             ("<conversation_summary>", "&lt;conversation_summary>"),
+            ("</system_message>", "&lt;/system_message>"),
             ("<agents>", "<agents>"),
         ],
     )

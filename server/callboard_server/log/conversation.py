@@ -90,6 +90,11 @@ class Turn:
         return self.is_said_by_agent and self.message.context_sequence > 0
 
     @property
+    def is_instruction(self) -> bool:
+        """Whether a run told its own assistant what to do."""
+        return self.is_written and self.message.role == Role.ROLE_SYSTEM
+
+    @property
     def is_open(self) -> bool:
         """Whether a call in it has no result."""
         return bool(self.calls) and not self.calls <= {each.call_id for each in self.results}

@@ -85,6 +85,8 @@ class View:
     """The event of the summary with which it begins; 0 where it has the whole conversation."""
     summarised_answers: int = 0
     """How many of the run's own answers are in the summary only."""
+    summarised_through: int = 0
+    """The last event that the summary stands for."""
     seats: Sequence[Seat] = ()
     """The turns of which it is made."""
 
@@ -94,7 +96,7 @@ class View:
         for seat in reversed(self.seats):
             least_ends.append(min(least_ends[-1], seat.end))
         before = len(self.messages) - sum(len(seat.heard) for seat in self.seats)
-        through = 0
+        through = self.summarised_through
         for seat, least_behind in zip(self.seats, least_ends[-2::-1], strict=True):
             if seat.is_needed:
                 return
@@ -131,7 +133,7 @@ def view_of(
         view.summary_sequence = summary.sequence
         heard = voices.summarised(summary.context_compacted.summary)
         view.messages = [heard] if heard else []
-        through = summary.context_compacted.through_sequence
+        view.summarised_through = through = summary.context_compacted.through_sequence
         answers = [seat for seat in seats if seat.turn.is_answer and seat.end <= through]
         view.summarised_answers = sum(seat.turn.run_id == viewer.run_id for seat in answers)
         read = conversation.notices_read(before=summary.sequence)
@@ -179,11 +181,11 @@ class _Seating:
     def _seat(self, turn: Turn) -> Seat | None:
         life = self._conversation.life(turn.run_id)
         is_own = self._is_own(turn, life)
-        only_result = self._others == "final" and turn.is_said_by_agent and not is_own
-        place = (
-            self._place_of_result(turn, life) if only_result else self._place(turn, life, is_own)
-        )
-        if place is None:
+        if self._others == "final" and turn.is_said_by_agent and not is_own:
+            place = self._place_of_result(turn, life)
+        else:
+            place = self._place(turn, life, is_own)
+        if place is None or (self._others and not is_own and turn.is_instruction):
             return None
         seat = Seat(place, turn, is_own, self._is_needed(turn, life))
         if self._others:

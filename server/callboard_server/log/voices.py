@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text, ToolCall, ToolResult
 
 SUMMARY_TAG = "conversation_summary"
+SYSTEM_TAG = "system_message"
+"""For wire formats in which a conversation holds no instructions."""
 
-_TAGS = ("agent", "user", "tool_call", "tool_result", SUMMARY_TAG)
+_TAGS = "|".join(("agent", "user", "tool_call", "tool_result", SUMMARY_TAG, SYSTEM_TAG))
 # Also at the end of a block: the next one may go on with it.
-_TAG = re.compile(rf"<(?=\s*/?\s*(?:(?:{'|'.join(_TAGS)})\b|\w*\Z))", re.I)
+_TAG = re.compile(rf"<(?=\s*/?\s*(?:(?:{_TAGS})\b|\w*\Z))", re.I)
 _UNSAFE = {"&": "&amp;", '"': "&quot;", "<": "&lt;", ">": "&gt;"}
 
 Blocks = list[ContentBlock]
