@@ -13,7 +13,7 @@ from callboard.v1.event_pb2 import Action
 from callboard.v1.message_pb2 import Usage
 from callboard_server.agents.limits import cost_of
 from callboard_server.config import PriceSettings
-from tests.standins.replies import Call, Reply
+from standins.replies import Call, Reply
 from tests.support.chatting import (
     KINDS,
     Kind,
@@ -185,6 +185,21 @@ class TestByAssistants:
             assert body["output_config"] == {"effort": "low"}
             run = await ask(client, "Who?")
             assert text_of(run.outcome.result) == "I am m."
+
+    @pytest.mark.parametrize("others", ["final", "full"])
+    async def test_what_it_sees_of_others(self, others: str, tmp_path: Path) -> None:
+        calls = Reply(calls=[Call("burn", '{"what": "x"}')])
+        handler = saying("anthropic", calls, Reply("It burns."), Reply("I see."))
+        async with chatting(tmp_path, handler, tools=TOOLS) as (client, server):
+            run = await ask(client)
+            assistant = await client.assistants.create("chat", config={"others": others})
+            next_run = await client.runs.create(
+                assistant.assistant_id, "What happened?", thread_id=run.thread_id
+            )
+            assert (await over(client, next_run)).state == SUCCEEDED
+            seen = server.requests[-1].content.decode()
+        assert "It burns." in seen
+        assert ("x is ash" in seen) == (others == "full")
 
     @pytest.mark.parametrize(
         ("config", "problem"),
