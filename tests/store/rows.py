@@ -13,7 +13,15 @@ from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.fold import apply_to_run, created_run, launched_job, merge_patch
 from callboard_server.log.records import Record
-from callboard_server.store.base import EventFilter, JobRow, Reader, RunRow, ThreadRow, Transaction
+from callboard_server.store.base import (
+    EventFilter,
+    JobRow,
+    NoticeRow,
+    Reader,
+    RunRow,
+    ThreadRow,
+    Transaction,
+)
 
 TENANT = "acme"
 QUEUED = RunState.RUN_STATE_QUEUED
@@ -141,6 +149,29 @@ def launch(
     job = launched_job(event)
     job.run_count = 1
     return tx.add_job(thread, parent.key, run, job)
+
+
+def tell(tx: Transaction, thread: ThreadRow, run: RunRow) -> NoticeRow:
+    """Adds a notice about a run."""
+    event = Event()
+    event.notice_added.notice.notice_id = f"{thread.data.thread_id}/{thread.session.head + 1}"
+    tx.append(thread, event)
+    thread.data.unread_notice_count += 1
+    tx.save_thread(thread)
+    return tx.add_notice(thread, run, event.sequence, event.notice_added.notice)
+
+
+def read_notices(tx: Transaction, thread: ThreadRow) -> None:
+    """Marks all notices of a thread as read."""
+    event = Event()
+    for notice in tx.unread_notices(thread.key):
+        event.notices_read.notice_ids.append(notice.data.notice_id)
+        notice.read = True
+        notice.wakes += 1
+        tx.save_notice(notice)
+    tx.append(thread, event)
+    thread.data.unread_notice_count = 0
+    tx.save_thread(thread)
 
 
 def delete_tree(tx: Transaction, thread: ThreadRow) -> None:

@@ -22,6 +22,7 @@ from callboard_server.log.records import Draft, Record
 from callboard_server.store.base import (
     EventFilter,
     JobRow,
+    NoticeRow,
     Page,
     Reader,
     Remembered,
@@ -43,8 +44,10 @@ from tests.store.rows import (
     launch,
     merge,
     open_thread,
+    read_notices,
     say,
     start,
+    tell,
     whole_log,
 )
 
@@ -72,6 +75,8 @@ steps = st.one_of(
     st.tuples(st.just("relabel"), names, patches),
     st.tuples(st.just("void"), run_names),
     st.tuples(st.just("emit"), run_names, st.integers(0, 3)),
+    st.tuples(st.just("tell"), names, run_names),
+    st.tuples(st.just("read"), names),
     st.tuples(st.just("delete"), names),
     st.tuples(st.just("remember"), st.sampled_from("mn"), st.sampled_from("xyz")),
     st.tuples(st.just("forget"), st.integers(0, 30)),
@@ -158,6 +163,12 @@ def _with_thread(tx: Transaction, kind: str, thread: ThreadRow, *rest: Any) -> o
             return say(tx, thread, "hello", tx.run(TENANT, rest[0]) if rest[0] else None)
         case "merge":
             merge(tx, thread, rest[0])
+        case "tell":
+            run = tx.run(TENANT, rest[0])
+            return show(tell(tx, thread, run)) if run else None
+        case "read":
+            read_notices(tx, thread)
+            return show(tx.unread_notices(thread.key))
         case "relabel":
             thread.data.metadata.CopyFrom(to_struct(rest[0]))
             tx.save_thread(thread)
@@ -174,7 +185,7 @@ def look(reader: Reader, name: str, run_id: str) -> object:
         run,
         reader.job(TENANT, name),
         reader.ready_runs(2),
-        [reader.ready_before(run)] if run else None,
+        [reader.ready_before(run), reader.notices_about(run.key)] if run else None,
         reader.running_runs(),
         reader.due_runs(2, 100),
         reader.next_due(),
@@ -204,6 +215,8 @@ def look(reader: Reader, name: str, run_id: str) -> object:
             reader.list_jobs(TENANT, ALL, parent=key, states=[1], labels={}),
             reader.jobs_of_session(session),
             reader.active_jobs(key),
+            reader.notices(key),
+            reader.unread_notices(key),
             reader.message_count(key),
             reader.messages(key, limit=2, newest_first=True, beyond=6),
             reader.messages(key, limit=2, newest_first=False, beyond=2),
@@ -236,12 +249,14 @@ def questions(name: str, run_id: str) -> list[Callable[[Reader], object]]:
         of_thread(lambda reader, thread: reader.thread_at(thread.key)),
         of_thread(lambda reader, thread: reader.session(thread.session.key)),
         of_thread(lambda reader, thread: reader.live_runs(thread.key)),
+        of_thread(lambda reader, thread: reader.unread_notices(thread.key)),
         of_thread(lambda reader, thread: reader.tree_is_busy(thread.key)),
         of_thread(lambda reader, thread: reader.tree_is_live(thread.key)),
         of_thread(lambda reader, thread: reader.threads_below(thread.key)),
         of_run(lambda reader, run: run),
         of_run(lambda reader, run: reader.ready_before(run)),
         of_run(lambda reader, run: reader.actions_of_run(run.key)),
+        of_run(lambda reader, run: reader.notices_about(run.key)),
         lambda reader: reader.job(TENANT, name),
         lambda reader: reader.ready_runs(2),
         lambda reader: reader.remembered(TENANT, "m", "x"),
@@ -268,7 +283,7 @@ def show(value: Any) -> object:
             event = show(value.event)
             kind = EventKind.Name(EventKind.ValueType(value.kind))
             return value.session, value.sequence, value.thread, value.run, kind, event
-        case SessionRow() | ThreadRow() | RunRow() | JobRow():
+        case SessionRow() | ThreadRow() | RunRow() | JobRow() | NoticeRow():
             return [show(getattr(value, name)) for name in value.__slots__]
     return value
 

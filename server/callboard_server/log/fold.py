@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from callboard.v1.event_pb2 import Action, Event, RunCreated, RunTrigger, StepRecorded
+from callboard.v1.event_pb2 import Action, Event, Notice, RunCreated, RunTrigger, StepRecorded
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.message_pb2 import Message, Usage
@@ -86,6 +86,7 @@ def _stopping(run: Run, event: Event) -> None:
     run.cancel_requested = True
     run.superseded_by_run_id = event.run_cancel_requested.superseded_by_run_id
     run.rolled_back = event.run_cancel_requested.rollback
+    run.stopped_by_parent = event.run_cancel_requested.by_parent
 
 
 def _said(run: Run, event: Event) -> None:
@@ -154,6 +155,8 @@ def launched_job(event: Event) -> Job:
         task=made.task,
         labels=made.labels,
         notify=made.notify,
+        notify_assistant_id=made.notify_assistant_id,
+        notify_agent=made.notify_agent,
         create_time=event.time,
     )
     if made.HasField("timeout"):
@@ -238,19 +241,28 @@ class JobsFold:
         return job_with_run(job, self._runs[event.run_id])
 
 
-VALUE_KINDS = kinds("values_merged", "step_recorded", "claim_voided", "runs_rolled_back")
+UNDOING_KINDS = kinds("step_recorded", "claim_voided", "runs_rolled_back")
+"""The kinds of events from which it follows what was taken back."""
+
+VALUE_KINDS = UNDOING_KINDS | kinds("values_merged")
 """The kinds of events from which a thread's values follow."""
+
+NOTICE_KINDS = UNDOING_KINDS | kinds("notice_added", "notices_read")
+"""The kinds of events from which it follows which notices are unread."""
 
 
 class ThreadFold:
-    """A thread's values, messages and open actions as its events make them."""
+    """A thread's values, messages, open actions and notices as its events make them."""
 
     def __init__(self) -> None:
         self._messages: list[Event] = []
         self._patches: list[Event] = []
+        self._readings: list[Event] = []
         self._undone = Undone()
         self.actions: dict[str, Action] = {}
         """Open actions by id."""
+        self.notices: dict[str, Notice] = {}
+        """All notices by id."""
 
     @property
     def messages(self) -> list[Message]:
@@ -262,6 +274,12 @@ class ThreadFold:
         for event in self._patches:
             merge_patch(values, event.values_merged.patch)
         return values
+
+    @property
+    def unread(self) -> set[str]:
+        """The ids of the notices that nobody has read."""
+        read = {each for event in self._readings for each in event.notices_read.notice_ids}
+        return self.notices.keys() - read
 
     def apply(self, event: Event) -> None:
         match event.WhichOneof("payload"):
@@ -275,16 +293,17 @@ class ThreadFold:
                 self._undone.apply(event)
                 self._messages = self._undone.standing(self._messages)
                 self._patches = self._undone.standing(self._patches)
+                self._readings = self._undone.standing(self._readings)
             case "action_raised":
                 self.actions[event.action_raised.action.action_id] = event.action_raised.action
             case "action_answered":
                 self.actions.pop(event.action_answered.response.action_id, None)
             case "action_closed":
                 self.actions.pop(event.action_closed.action_id, None)
-
-
-UNDOING_KINDS = kinds("step_recorded", "claim_voided", "runs_rolled_back")
-"""The kinds of events from which it follows what was taken back."""
+            case "notice_added":
+                self.notices[event.notice_added.notice.notice_id] = event.notice_added.notice
+            case "notices_read":
+                self._readings.append(event)
 
 
 class Undone:

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Action, ActionResponse, Event
+from callboard.v1.event_pb2 import Action, ActionResponse, Event, Notice
 from callboard.v1.job_pb2 import Job
 from callboard.v1.run_pb2 import Run
 from callboard.v1.server_pb2 import Counts
@@ -122,6 +122,23 @@ class ActionRow:
 
 
 @dataclass(slots=True)
+class NoticeRow:
+    """What a thread is told about a job."""
+
+    key: int
+    thread: ThreadRow
+    """The thread that is told."""
+    run: int
+    """Key of the job's run that it is about."""
+    sequence: int
+    """The event that added it."""
+    data: Notice
+    read: bool = False
+    wakes: int = 0
+    """How many runs were queued because of it."""
+
+
+@dataclass(slots=True)
 class AssistantRow:
     """An assistant in one of its versions."""
 
@@ -217,6 +234,15 @@ class Reader(Protocol):
 
         `after` is the key to go on from, exclusive.
         """
+
+    def notices(self, thread: int) -> list[NoticeRow]:
+        """All notices of a thread, in order."""
+
+    def unread_notices(self, thread: int) -> list[NoticeRow]:
+        """Those notices of a thread that nobody has read, in order."""
+
+    def notices_about(self, run: int) -> list[NoticeRow]:
+        """The notices that are about a run of a job, in order."""
 
     def expired_sessions(self, now: float, limit: int) -> list[SessionRow]:
         """Sessions that have outlived their ttl, longest first."""
@@ -325,12 +351,15 @@ class Transaction(Reader, Protocol):
         """Adds a version to an assistant, which becomes the current one."""
 
     def add_action(self, run: RunRow, data: Action) -> ActionRow: ...
+    def add_notice(self, thread: ThreadRow, run: RunRow, sequence: int, data: Notice) -> NoticeRow:
+        """Adds what a thread is told about a job's run."""
 
     def save_session(self, row: SessionRow) -> None: ...
     def save_thread(self, row: ThreadRow) -> None: ...
     def save_run(self, row: RunRow) -> None: ...
     def save_job(self, row: JobRow) -> None: ...
     def save_action(self, row: ActionRow) -> None: ...
+    def save_notice(self, row: NoticeRow) -> None: ...
     def save_assistant(self, row: AssistantRow) -> None:
         """Saves that the version that the row shows is the current one, or that it was deleted."""
 

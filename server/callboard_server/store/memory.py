@@ -15,7 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Action, ActionResponse, Event
+from callboard.v1.event_pb2 import Action, ActionResponse, Event, Notice
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
@@ -30,6 +30,7 @@ from callboard_server.store.base import (
     EventFilter,
     JobRow,
     Listener,
+    NoticeRow,
     Page,
     Reader,
     Remembered,
@@ -98,6 +99,15 @@ class _Action(NamedTuple):
     ended_at: float | None
 
 
+class _Notice(NamedTuple):
+    thread: int
+    run: int
+    sequence: int
+    data: Notice
+    read: bool
+    wakes: int
+
+
 class _Assistant(NamedTuple):
     tenant: str
     assistant_id: str
@@ -128,6 +138,7 @@ class _Tables:
     jobs: dict[int, _Job] = field(default_factory=dict)
     """By the key of the thread."""
     actions: dict[int, _Action] = field(default_factory=dict)
+    notices: dict[int, _Notice] = field(default_factory=dict)
     assistants: dict[int, _Assistant] = field(default_factory=dict)
     requests: dict[tuple[str, str, str], _Request] = field(default_factory=dict)
     events: defaultdict[int, dict[int, Record]] = field(default_factory=lambda: defaultdict(dict))
@@ -210,6 +221,7 @@ class MemoryReader:
         self._runs: dict[int, RunRow] = {}
         self._jobs: dict[int, JobRow] = {}
         self._actions: dict[int, ActionRow] = {}
+        self._notices: dict[int, NoticeRow] = {}
 
     @property
     def _tables(self) -> _Tables:
@@ -382,6 +394,30 @@ class MemoryReader:
             and session in (None, row.run.thread.session.key)
         ]
         return found[:limit]
+
+    # Notices
+
+    def _notices_where(self, wanted: Callable[[_Notice], bool]) -> list[NoticeRow]:
+        found = [key for key, row in self._tables.notices.items() if wanted(row)]
+        return [self._notice_at(key) for key in sorted(found)]
+
+    def _notice_at(self, key: int) -> NoticeRow:
+        if key not in self._notices:
+            row = self._tables.notices[key]
+            data = _copy(row.data)
+            self._notices[key] = NoticeRow(
+                key, self.thread_at(row.thread), row.run, row.sequence, data, row.read, row.wakes
+            )
+        return self._notices[key]
+
+    def notices(self, thread: int) -> list[NoticeRow]:
+        return self._notices_where(lambda row: row.thread == thread)
+
+    def unread_notices(self, thread: int) -> list[NoticeRow]:
+        return self._notices_where(lambda row: row.thread == thread and not row.read)
+
+    def notices_about(self, run: int) -> list[NoticeRow]:
+        return self._notices_where(lambda row: row.run == run)
 
     # Jobs
 
@@ -623,6 +659,12 @@ class MemoryTransaction(MemoryReader):
         self._put_action(row)
         return row
 
+    def add_notice(self, thread: ThreadRow, run: RunRow, sequence: int, data: Notice) -> NoticeRow:
+        row = NoticeRow(self._key("notices"), thread, run.key, sequence, data)
+        self._notices[row.key] = row
+        self._put_notice(row)
+        return row
+
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow:
         key, version = self._key("assistants"), data.version
         row = _Assistant(tenant, data.assistant_id, data.agent, version, {version: _copy(data)})
@@ -666,6 +708,15 @@ class MemoryTransaction(MemoryReader):
         ending = row.state, row.response, row.ended_at
         stored = _Action(tenant, row.run.key, _copy(row.data), *ending)
         self._put(self._tables.actions, row.key, stored)
+
+    def save_notice(self, row: NoticeRow) -> None:
+        if row.key in self._tables.notices:
+            self._put_notice(row)
+
+    def _put_notice(self, row: NoticeRow) -> None:
+        ending = _copy(row.data), row.read, row.wakes
+        stored = _Notice(row.thread.key, row.run, row.sequence, *ending)
+        self._put(self._tables.notices, row.key, stored)
 
     def save_assistant(self, row: AssistantRow) -> None:
         stored = self._tables.assistants[row.key]
@@ -717,6 +768,8 @@ class MemoryTransaction(MemoryReader):
         self._put(self._tables.jobs, row.key, None)
         for key in [k for k, a in self._tables.actions.items() if self._is_on(a, row.key)]:
             self._put(self._tables.actions, key, None)
+        for key in [k for k, n in self._tables.notices.items() if n.thread == row.key]:
+            self._put(self._tables.notices, key, None)
         for key in [key for key, run in self._tables.runs.items() if run.thread == row.key]:
             self._put(self._tables.runs, key, None)
         self._put(self._tables.threads, row.key, None)

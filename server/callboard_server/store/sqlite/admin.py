@@ -23,7 +23,7 @@ from callboard_server.log.fold import (
     works_on,
 )
 from callboard_server.log.records import Record
-from callboard_server.store.base import EventFilter, Page, SessionRow, StoreError
+from callboard_server.store.base import EventFilter, Page, SessionRow, StoreError, ThreadRow
 from callboard_server.store.sqlite import schema
 from callboard_server.store.sqlite.reader import SqliteReader
 
@@ -193,6 +193,7 @@ class _SessionCheck:
                 yield f"thread {thread.data.thread_id}: its open actions differ from its events"
             elif fold is not None:
                 yield from self._check_actions(thread.key, fold)
+                yield from self._check_notices(thread, fold)
             elif self._session.oldest == 1:
                 yield f"thread {thread.data.thread_id} has no thread_created"
             yield from self._check_runs(thread.key)
@@ -213,6 +214,15 @@ class _SessionCheck:
         filed = {row.data.action_id: row.data for row in rows}
         if filed != fold.actions:
             yield f"thread {thread}: actions are filed otherwise than its events say"
+
+    def _check_notices(self, thread: ThreadRow, fold: ThreadFold) -> Iterator[str]:
+        rows = self._reader.notices(thread.key)
+        unread = {row.data.notice_id for row in rows if not row.read}
+        filed = {row.data.notice_id: row.data for row in rows}
+        if filed != fold.notices or unread != fold.unread:
+            yield f"thread {thread.data.thread_id}: its notices differ from its events"
+        elif len(unread) != thread.data.unread_notice_count:
+            yield f"thread {thread.data.thread_id}: it counts its unread notices wrongly"
 
     def _check_runs(self, thread: int) -> Iterator[str]:
         filed = dict(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from callboard_server.store.sqlite.rows import (
     Stored,
+    StoredNotice,
     StoredRun,
     StoredThread,
 )
@@ -37,6 +38,8 @@ class Changes:
     """As they are now; rows that were only read may be among them."""
     live: dict[int, frozenset[int]] = field(default_factory=dict)
     """Of threads, before `rows`: the keys of all runs that are not terminal."""
+    unread: dict[int, frozenset[int]] = field(default_factory=dict)
+    """Of threads, before `rows`: the keys of all notices that are unread."""
     empty: set[Place] = field(default_factory=set)
     """What came to be with nothing below: see `Cache.empty`."""
     filled: set[Place] = field(default_factory=set)
@@ -48,6 +51,7 @@ class Changes:
         """Takes in what came later."""
         self.rows.update(later.rows)
         self.live.update(later.live)
+        self.unread.update(later.unread)
         self.empty |= later.empty
         self.filled |= later.filled
 
@@ -83,7 +87,7 @@ class Line:
 
 
 class Cache:
-    """Rows of sessions, threads, runs and jobs, and what is known about sets of them.
+    """Rows of sessions, threads, runs, jobs and notices, and what is known about sets of them.
 
     Args:
         line: The places of all runs that are ready, in order.
@@ -99,9 +103,12 @@ class Cache:
         """Keys of threads and runs by table, tenant and id."""
         self.live: dict[int, set[int]] = {}
         """By thread, where all are known: the keys of runs that are not terminal."""
+        self.unread: dict[int, set[int]] = {}
+        """By thread, where all are known: the keys of notices that are unread."""
         self.empty: set[Place] = set()
         """Below what nothing is: ("threads", 1) for a thread without threads below it, ("jobs", 1)
-        for one that is no job, ("actions", 1) for a run that never raised one."""
+        for one that is no job, ("actions", 1) for a run that never raised one, ("notices", 1) for
+        one about which there never was one."""
         self._bytes = 0
 
     def apply(self, changes: Changes) -> None:
@@ -112,6 +119,8 @@ class Cache:
         self.empty -= changes.filled
         for thread, runs in changes.live.items():
             self.live[thread] = set(runs)
+        for thread, notices in changes.unread.items():
+            self.unread[thread] = set(notices)
         for place, row in changes.rows.items():
             self.put(place, row)
 
@@ -129,6 +138,11 @@ class Cache:
         elif isinstance(row, StoredThread):
             self._bytes += len(row.data) + len(row.values)
             self.keys["threads", row.tenant, row.thread_id] = row.key
+        elif isinstance(row, StoredNotice):
+            self._bytes += len(row.data)
+            unread = self.unread.get(row.thread)
+            if unread is not None:
+                unread.discard(row.key) if row.read else unread.add(row.key)
 
 
 def ready_line(connection: sqlite3.Connection) -> list[LinePlace]:

@@ -7,13 +7,21 @@ from collections.abc import Collection
 from typing import TypeVar
 
 from callboard.v1.lifecycle_pb2 import RunState
-from callboard_server.store.base import ActionRow, JobRow, RunRow, SessionRow, ThreadRow
+from callboard_server.store.base import (
+    ActionRow,
+    JobRow,
+    NoticeRow,
+    RunRow,
+    SessionRow,
+    ThreadRow,
+)
 from callboard_server.store.sqlite.cache import Cache, Place
 from callboard_server.store.sqlite.reader import SqliteReader
 from callboard_server.store.sqlite.rows import (
     SUCCEEDED,
     Stored,
     StoredJob,
+    StoredNotice,
     StoredRun,
     StoredSession,
     StoredThread,
@@ -22,7 +30,7 @@ from callboard_server.store.sqlite.rows import (
 _QUEUED: int = RunState.RUN_STATE_QUEUED
 _RUNNING: int = RunState.RUN_STATE_RUNNING
 
-S = TypeVar("S", StoredSession, StoredThread, StoredRun, StoredJob)
+S = TypeVar("S", StoredSession, StoredThread, StoredRun, StoredJob, StoredNotice)
 
 
 class CachedReader(SqliteReader):
@@ -141,6 +149,32 @@ class CachedReader(SqliteReader):
             count -= stood is not None and stood < place
             count += row.ready and (row.queued_at, row.key) < place
         return count
+
+    # Notices
+
+    def unread_notices(self, thread: int) -> list[NoticeRow]:
+        keys = self._unread_keys(thread)
+        if keys is None:
+            return super().unread_notices(thread)
+        rows = [self._notice_at(key) for key in sorted(keys)]
+        if None in rows:
+            return super().unread_notices(thread)
+        return [row for row in rows if row is not None and not row.read]
+
+    def _unread_keys(self, thread: int) -> Collection[int] | None:
+        """Returns the keys of a thread's unread notices, and maybe others, if all are known."""
+        return self._cache.unread.get(thread) if self._cache else None
+
+    def _notice_at(self, key: int) -> NoticeRow | None:
+        if key not in self._notices:
+            stored = self._stored(StoredNotice, ("notices", key))
+            if stored is None:
+                return None
+            self._notices[key] = stored.row(self.thread_at(stored.thread))
+        return self._notices[key]
+
+    def notices_about(self, run: int) -> list[NoticeRow]:
+        return [] if self._is_empty(("notices", run)) else super().notices_about(run)
 
     # Jobs and actions
 

@@ -17,6 +17,7 @@ from callboard_server.store.base import (
     AssistantRow,
     EventFilter,
     JobRow,
+    NoticeRow,
     Page,
     Remembered,
     RunRow,
@@ -26,6 +27,7 @@ from callboard_server.store.base import (
 from callboard_server.store.sqlite.rows import (
     Stored,
     StoredJob,
+    StoredNotice,
     StoredRun,
     StoredSession,
     StoredThread,
@@ -42,6 +44,8 @@ _JOBS = f"{_THREADS} JOIN jobs j ON j.thread = t.key JOIN runs r ON r.key = j.ru
 _JOB = ", ".join([*columns(StoredJob, "j"), _RUN])
 _ACTIONS = f"actions a JOIN {_RUNS.replace('runs r', 'runs r ON r.key = a.run', 1)}"
 _ACTION = f"a.key, a.state, a.data, a.response, a.ended_at, {_RUN}"
+_NOTICE = ", ".join([*columns(StoredNotice, "n"), _THREAD])
+_NOTICES = f"notices n JOIN {_THREADS.replace('threads t', 'threads t ON t.key = n.thread', 1)}"
 _ASSISTANT = """a.key, a.version,
     (SELECT max(version) FROM assistant_versions WHERE assistant = a.key), v.data, a.deleted"""
 _EVENTS = "SELECT session, sequence, thread, run, kind, data FROM events"
@@ -54,7 +58,7 @@ REMEMBERED = """SELECT digest, response FROM requests
     WHERE tenant = ? AND method = ? AND request_id = ?"""
 
 _THREAD_WIDTH, _RUN_WIDTH = len(StoredThread._fields), len(StoredRun._fields)
-_JOB_WIDTH = len(StoredJob._fields)
+_JOB_WIDTH, _NOTICE_WIDTH = len(StoredJob._fields), len(StoredNotice._fields)
 _LIVE = f"r.state < {RunState.RUN_STATE_SUCCEEDED}"
 
 Parameters = Sequence[object]
@@ -79,6 +83,7 @@ class SqliteReader:
         self._runs: dict[int, RunRow] = {}
         self._jobs: dict[int, JobRow] = {}
         self._actions: dict[int, ActionRow] = {}
+        self._notices: dict[int, NoticeRow] = {}
 
     def _rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         return self._execute(sql, parameters).fetchall()
@@ -260,6 +265,21 @@ class SqliteReader:
     def _actions_where(self, condition: str, parameters: Parameters) -> list[ActionRow]:
         sql = f"SELECT {_ACTION} FROM {_ACTIONS} WHERE {condition}"
         return [self._action_row(row) for row in self._rows(sql, parameters)]
+
+    # Notices
+
+    def _notices_where(self, condition: str, parameters: Parameters) -> list[NoticeRow]:
+        sql = f"SELECT {_NOTICE} FROM {_NOTICES} WHERE {condition} ORDER BY n.key"
+        return [self._notice_row(row) for row in self._rows(sql, parameters)]
+
+    def notices(self, thread: int) -> list[NoticeRow]:
+        return self._notices_where("n.thread = ?", (thread,))
+
+    def unread_notices(self, thread: int) -> list[NoticeRow]:
+        return self._notices_where("n.thread = ? AND n.read = 0", (thread,))
+
+    def notices_about(self, run: int) -> list[NoticeRow]:
+        return self._notices_where("n.run = ?", (run,))
 
     # Jobs
 
@@ -445,6 +465,14 @@ class SqliteReader:
             self._jobs[key] = stored.row(self._run_row(row[_JOB_WIDTH:]))
             self._met("jobs", key, stored)
         return self._jobs[key]
+
+    def _notice_row(self, row: tuple[Any, ...]) -> NoticeRow:
+        key = row[0]
+        if key not in self._notices:
+            stored = StoredNotice._make(row[:_NOTICE_WIDTH])
+            self._notices[key] = stored.row(self._thread_row(row[_NOTICE_WIDTH:]))
+            self._met("notices", key, stored)
+        return self._notices[key]
 
     def _met(self, table: str, key: int, stored: Stored) -> None:
         """Notices a row that was read from the database."""

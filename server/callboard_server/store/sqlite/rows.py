@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.structs import to_dict
+from callboard.v1.event_pb2 import Notice
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.log.records import Record
-from callboard_server.store.base import JobRow, RunRow, SessionRow, ThreadRow
+from callboard_server.store.base import JobRow, NoticeRow, RunRow, SessionRow, ThreadRow
 
 MOST_ROWS = 64
 """How many rows go into one statement at the most. Each number of them is a statement of its own,
@@ -150,6 +151,39 @@ class StoredJob(NamedTuple):
         return JobRow(run.thread, self.parent, run, Job.FromString(self.data))
 
 
+class StoredNotice(NamedTuple):
+    """A row of the table notices."""
+
+    key: int
+    tenant: str
+    notice_id: str
+    thread: int
+    run: int
+    sequence: int
+    read: int
+    wakes: int
+    data: bytes
+
+    @classmethod
+    def of(cls, row: NoticeRow) -> StoredNotice:
+        data, thread = row.data, row.thread
+        return cls(
+            row.key,
+            thread.session.tenant,
+            data.notice_id,
+            thread.key,
+            row.run,
+            row.sequence,
+            int(row.read),
+            row.wakes,
+            data.SerializeToString(),
+        )
+
+    def row(self, thread: ThreadRow) -> NoticeRow:
+        data, read = Notice.FromString(self.data), bool(self.read)
+        return NoticeRow(self.key, thread, self.run, self.sequence, data, read, self.wakes)
+
+
 class StoredRequest(NamedTuple):
     """A row of the table requests."""
 
@@ -161,8 +195,8 @@ class StoredRequest(NamedTuple):
     create_time: float
 
 
-Stored = StoredSession | StoredThread | StoredRun | StoredJob
-Row = SessionRow | ThreadRow | RunRow | JobRow
+Stored = StoredSession | StoredThread | StoredRun | StoredJob | StoredNotice
+Row = SessionRow | ThreadRow | RunRow | JobRow | NoticeRow
 
 
 def stored(row: Row) -> Stored:
@@ -176,6 +210,8 @@ def stored(row: Row) -> Stored:
             return StoredSession.of(row)
         case JobRow():
             return StoredJob.of(row)
+        case NoticeRow():
+            return StoredNotice.of(row)
 
 
 def columns(kind: type[tuple[Any, ...]], alias: str = "") -> list[str]:
@@ -223,6 +259,7 @@ TABLES = {
     "threads": Table("threads", StoredThread, fixed=5),
     "runs": Table("runs", StoredRun, fixed=5),
     "jobs": Table("jobs", StoredJob, fixed=3),
+    "notices": Table("notices", StoredNotice, fixed=6),
 }
 """The tables with rows that change, in an order in which they can be written."""
 REQUESTS = Table("requests", StoredRequest)

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Action, Event
+from callboard.v1.event_pb2 import Action, Event, Notice
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Run
@@ -24,6 +24,7 @@ from callboard_server.store.base import (
     AssistantRow,
     EventFilter,
     JobRow,
+    NoticeRow,
     Remembered,
     RunRow,
     SessionRow,
@@ -123,6 +124,7 @@ class SqliteTransaction(CachedReader):
         self._dirty: dict[Place, Row] = {}
         self._own_keys: dict[tuple[str, str, str], int] = {}
         self._new_runs: list[RunRow] = []
+        self._new_notices: list[NoticeRow] = []
         self._gone: set[Place] = set()
         self._savepoint = False
         self.changes = Changes()
@@ -209,6 +211,23 @@ class SqliteTransaction(CachedReader):
             return known
         return {*known, *(run.key for run in self._new_runs if run.thread.key == thread)}
 
+    def unread_notices(self, thread: int) -> list[NoticeRow]:
+        notices = super().unread_notices(thread)
+        if self._cache is not None and self._unread_keys(thread) is None:
+            keys = frozenset(notice.key for notice in notices)
+            self.changes.unread[thread] = keys
+            self._cache.unread[thread] = set(keys)
+        return notices
+
+    def _unread_keys(self, thread: int) -> Collection[int] | None:
+        if self._cache is None:
+            return None
+        known = self._cache.unread.get(thread, self.changes.unread.get(thread))
+        if known is None or not self._new_notices:
+            return known
+        new = (notice.key for notice in self._new_notices if notice.thread.key == thread)
+        return {*known, *new}
+
     # The end of the operation
 
     def finish(self) -> None:
@@ -250,7 +269,7 @@ class SqliteTransaction(CachedReader):
         self._threads[row.key] = self._dirty["threads", row.key] = row
         self._own_keys["threads", session.tenant, data.thread_id] = row.key
         self.changes.empty |= {("threads", row.key), ("jobs", row.key)}
-        self.changes.live[row.key] = frozenset()
+        self.changes.live[row.key] = self.changes.unread[row.key] = frozenset()
         if parent is not None:
             self.changes.filled.add(("threads", parent))
         return row
@@ -260,7 +279,7 @@ class SqliteTransaction(CachedReader):
         self._runs[row.key] = self._dirty["runs", row.key] = row
         self._new_runs.append(row)
         self._own_keys["runs", thread.session.tenant, data.run_id] = row.key
-        self.changes.empty.add(("actions", row.key))
+        self.changes.empty |= {("actions", row.key), ("notices", row.key)}
         return row
 
     def add_job(self, thread: ThreadRow, parent: int | None, run: RunRow, data: Job) -> JobRow:
@@ -286,6 +305,13 @@ class SqliteTransaction(CachedReader):
             row.state,
             data.SerializeToString(),
         )
+        return row
+
+    def add_notice(self, thread: ThreadRow, run: RunRow, sequence: int, data: Notice) -> NoticeRow:
+        row = NoticeRow(self._key("notices"), thread, run.key, sequence, data)
+        self._notices[row.key] = self._dirty["notices", row.key] = row
+        self._new_notices.append(row)
+        self.changes.filled.add(("notices", run.key))
         return row
 
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow:
@@ -339,6 +365,9 @@ class SqliteTransaction(CachedReader):
             row.ended_at,
             row.key,
         )
+
+    def save_notice(self, row: NoticeRow) -> None:
+        self._dirty["notices", row.key] = row
 
     def save_assistant(self, row: AssistantRow) -> None:
         self._hold(
@@ -414,7 +443,7 @@ class SqliteTransaction(CachedReader):
     def delete_thread(self, row: ThreadRow) -> None:
         runs = [("runs", run.key) for run in self._runs.values() if run.thread is row]
         self._prepare_to_delete(("threads", row.key), ("jobs", row.key), *runs)
-        for table in ("jobs", "actions", "runs"):
+        for table in ("jobs", "actions", "notices", "runs"):
             self._hold(f"DELETE FROM {table} WHERE thread = ?", row.key)
         self._hold("DELETE FROM threads WHERE key = ?", row.key)
         self._threads.pop(row.key, None)
