@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from callboard_server import SyncContext
-
-# The server loads a tool from its file with the file's folder on the path; so do the tests.
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 
 class Cancelled(BaseException):

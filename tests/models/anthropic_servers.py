@@ -8,9 +8,9 @@ from typing import Any
 
 from callboard_server.models.anthropic import AnthropicModel, open_client
 from callboard_server.models.base import Answer, ModelRequest
-from tests.models.anthropic_rules import problems
+from standins.anthropic_rules import problems
+from standins.http import Handler, HttpServer, serving
 from tests.models.conversations import asking, converse
-from tests.standins.http import Handler, HttpServer, serving
 
 NAME = "anthropic:claude-test"
 KEY = "sk-standin"

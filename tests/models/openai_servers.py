@@ -10,9 +10,9 @@ import httpx2
 from callboard_server.models.openai_chat import ChatCompletionsModel
 from callboard_server.models.openai_client import open_client
 from callboard_server.models.openai_responses import ResponsesModel
-from tests.models.openai_rules import chat_problems, responses_problems
-from tests.standins.http import Exchange, Handler, HttpServer, serving
-from tests.standins.openai import RESPONSES, Event, send_events
+from standins.http import Exchange, Handler, HttpServer, serving
+from standins.openai import RESPONSES, Event, send_events
+from standins.openai_rules import chat_problems, responses_problems
 
 NAME = "openai:gpt-test"
 MODEL = "gpt-test"

@@ -20,20 +20,8 @@ from callboard_server.models.base import (
     ThinkingPiece,
     ToolArgumentsPiece,
 )
-from tests.models.anthropic_servers import KEY, NAME, answer_of, flat, opened
-from tests.models.conversations import (
-    LookUp,
-    answered,
-    asking,
-    assistant,
-    call,
-    converse,
-    result,
-    shown,
-    user,
-)
-from tests.standins.anthropic import BOUND_ELSEWHERE, playing, refuse, scripted
-from tests.standins.anthropic_wire import (
+from standins.anthropic import BOUND_ELSEWHERE, playing, refuse, scripted
+from standins.anthropic_wire import (
     PING,
     begin,
     block,
@@ -46,8 +34,20 @@ from tests.standins.anthropic_wire import (
     text_delta,
     wire,
 )
-from tests.standins.http import Break, Exchange, serving
-from tests.standins.replies import Call, Reply
+from standins.http import Break, Exchange, serving
+from standins.replies import Call, Reply
+from tests.models.anthropic_servers import KEY, NAME, answer_of, flat, opened
+from tests.models.conversations import (
+    LookUp,
+    answered,
+    asking,
+    assistant,
+    call,
+    converse,
+    result,
+    shown,
+    user,
+)
 
 END_TURN, TOOL_USE = StopReason.STOP_REASON_END_TURN, StopReason.STOP_REASON_TOOL_USE
 MAX_TOKENS, PAUSE = StopReason.STOP_REASON_MAX_TOKENS, StopReason.STOP_REASON_PAUSE

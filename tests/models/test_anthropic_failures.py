@@ -14,10 +14,8 @@ import pytest
 from callboard.v1.message_pb2 import Usage
 from callboard_server.models.anthropic import AnthropicModel, open_client
 from callboard_server.models.base import FailureKind, ModelError, Piece, TextPiece
-from tests.models.anthropic_servers import KEY, NAME, opened
-from tests.models.conversations import asking, converse
-from tests.standins.anthropic import playing, refusing, scripted
-from tests.standins.anthropic_wire import (
+from standins.anthropic import playing, refusing, scripted
+from standins.anthropic_wire import (
     begin,
     block,
     call_block,
@@ -29,8 +27,10 @@ from tests.standins.anthropic_wire import (
     text_block,
     text_delta,
 )
-from tests.standins.http import Break, Exchange, Handler, HttpServer, Step, serving
-from tests.standins.replies import Reply
+from standins.http import Break, Exchange, Handler, HttpServer, Step, serving
+from standins.replies import Reply
+from tests.models.anthropic_servers import KEY, NAME, opened
+from tests.models.conversations import asking, converse
 
 PRIVATE = "the words of a conversation"
 WHOLE = [start(), *text_block(0, "Hello", " there"), *end("end_turn")]

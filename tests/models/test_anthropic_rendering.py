@@ -23,7 +23,7 @@ from callboard.v1.message_pb2 import (
 )
 from callboard_server.models.anthropic_rendering import RenderedRequest, render
 from callboard_server.models.base import ModelRequest
-from tests.models.anthropic_rules import problems
+from standins.anthropic_rules import problems
 from tests.models.anthropic_servers import flat
 from tests.models.conversations import (
     LookUp,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.models.anthropic_rules import problems
+from standins.anthropic_rules import problems
 
 Body = dict[str, Any]
 

@@ -9,9 +9,9 @@ import pytest
 from anthropic import APIStatusError, AsyncAnthropic
 
 from callboard_server.models.anthropic import open_client
-from tests.standins.anthropic import PATH, scripted
-from tests.standins.http import serving
-from tests.standins.replies import Call, Reply
+from standins.anthropic import PATH, scripted
+from standins.http import serving
+from standins.replies import Call, Reply
 
 HELLO = {"role": "user", "content": "Hello"}
 

@@ -29,6 +29,10 @@ from callboard_server.models.base import (
     ToolArgumentsPiece,
 )
 from callboard_server.models.openai_chat import render_request
+from standins.http import Exchange
+from standins.openai import Event, chat_chunks, scripted, wire
+from standins.openai_rules import chat_problems
+from standins.replies import Call, Reply
 from tests.models.conversations import (
     LookUp,
     answered,
@@ -43,11 +47,7 @@ from tests.models.conversations import (
     system,
     user,
 )
-from tests.models.openai_rules import chat_problems
 from tests.models.openai_servers import MODEL, chat_at, sending
-from tests.standins.http import Exchange
-from tests.standins.openai import Event, chat_chunks, scripted, wire
-from tests.standins.replies import Call, Reply
 
 BODY = {"model": MODEL, "stream_options": {"include_usage": True}}
 FULL = Reply(

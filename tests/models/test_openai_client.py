@@ -15,10 +15,8 @@ from callboard_server.models.base import FailureKind, Model, ModelError
 from callboard_server.models.openai_chat import ChatCompletionsModel
 from callboard_server.models.openai_client import OPENAI_URL, is_compatible, open_client
 from callboard_server.models.openai_responses import ResponsesModel
-from tests.models.conversations import ask, asking, shown
-from tests.models.openai_servers import NAME, chat_at, refusing, responses_at, sending
-from tests.standins.http import Exchange, Handler, HttpServer
-from tests.standins.openai import (
+from standins.http import Exchange, Handler, HttpServer
+from standins.openai import (
     Event,
     chat_chunks,
     error_body,
@@ -26,7 +24,9 @@ from tests.standins.openai import (
     scripted,
     wire,
 )
-from tests.standins.replies import Reply
+from standins.replies import Reply
+from tests.models.conversations import ask, asking, shown
+from tests.models.openai_servers import NAME, chat_at, refusing, responses_at, sending
 
 Opening = Callable[..., AbstractAsyncContextManager[tuple[Model, HttpServer]]]
 

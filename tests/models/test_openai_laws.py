@@ -23,11 +23,11 @@ from callboard.v1.message_pb2 import (
 )
 from callboard_server.models import openai_chat, openai_responses
 from callboard_server.models.base import ModelRequest
+from standins.openai import broken_seals, responses_events
+from standins.openai_rules import chat_problems, responses_problems
+from standins.replies import Call, Reply
 from tests.models.conversations import LookUp, asking
-from tests.models.openai_rules import chat_problems, responses_problems
 from tests.models.openai_servers import ACCOUNT, MODEL
-from tests.standins.openai import broken_seals, responses_events
-from tests.standins.replies import Call, Reply
 
 # Assistants most often: they make conversations hard.
 ROLES = [

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from callboard_server.models.base import Model, ModelError
+from standins.http import Exchange, HttpServer
+from standins.openai import Event, chat_chunks, responses_events, send_events
+from standins.replies import Call, Reply
 from tests.models.conversations import ask
 from tests.models.openai_servers import MODEL, chat_at, responses_at
-from tests.standins.http import Exchange, HttpServer
-from tests.standins.openai import Event, chat_chunks, responses_events, send_events
-from tests.standins.replies import Call, Reply
 
 Opening = Callable[..., AbstractAsyncContextManager[tuple[Model, HttpServer]]]
 Path = tuple[str | int, ...]

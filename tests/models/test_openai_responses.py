@@ -29,6 +29,10 @@ from callboard_server.models.base import (
     ToolArgumentsPiece,
 )
 from callboard_server.models.openai_responses import render_request
+from standins.http import Exchange
+from standins.openai import Event, broken_seals, responses_events, scripted, wire
+from standins.openai_rules import responses_problems
+from standins.replies import Call, Reply
 from tests.models.conversations import (
     LookUp,
     answered,
@@ -43,11 +47,7 @@ from tests.models.conversations import (
     system,
     user,
 )
-from tests.models.openai_rules import responses_problems
 from tests.models.openai_servers import ACCOUNT, MODEL, responses_at, sending
-from tests.standins.http import Exchange
-from tests.standins.openai import Event, broken_seals, responses_events, scripted, wire
-from tests.standins.replies import Call, Reply
 
 BODY = {"model": MODEL, "input": [{"role": "user", "content": "Hi"}]}
 FULL = Reply(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.models.openai_rules import chat_problems, responses_problems
+from standins.openai_rules import chat_problems, responses_problems
 
 Body = dict[str, Any]
 

@@ -8,9 +8,9 @@ import pytest
 from openai import APIStatusError
 
 from callboard_server.models.openai_client import open_client
-from tests.standins.http import serving
-from tests.standins.openai import scripted
-from tests.standins.replies import Call, Reply
+from standins.http import serving
+from standins.openai import scripted
+from standins.replies import Call, Reply
 
 FULL = Reply("It is here.", [Call("look_up", '{"word": "a"}', "call_1")], thinking="Hm.")
 CUT = Reply("It is", cut=True)

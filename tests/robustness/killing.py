@@ -29,9 +29,11 @@ ENDING = 40.0
 
 
 @asynccontextmanager
-async def forked_servers(folder: Path, config: Path = CONFIG) -> AsyncIterator[ForkedServers]:
+async def forked_servers(
+    folder: Path, config: Path = CONFIG, modules: Sequence[str] = ()
+) -> AsyncIterator[ForkedServers]:
     """Servers that start quickly, and clients that soon try again."""
-    servers = ForkedServers(config, folder / "servers.stderr")
+    servers = ForkedServers(config, folder / "servers.stderr", modules)
     longest, _backoff.LONGEST_SECONDS = _backoff.LONGEST_SECONDS, 0.1
     await servers.open()
     try:

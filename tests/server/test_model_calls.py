@@ -19,10 +19,10 @@ from callboard_server.agents.model_calls import (
     pause_before_next,
 )
 from callboard_server.models.base import FailureKind, ModelError
-from tests.standins import anthropic_wire as wire
-from tests.standins.anthropic import playing
-from tests.standins.http import Break
-from tests.standins.replies import Call, Reply
+from standins import anthropic_wire as wire
+from standins.anthropic import playing
+from standins.http import Break
+from standins.replies import Call, Reply
 from tests.support.chatting import KINDS, Kind, ask, chatting, in_turn, refusing, saying
 from tests.support.following import event_of, over
 from tests.support.serving import kinds_of, sound_log

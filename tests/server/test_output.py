@@ -16,8 +16,8 @@ from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.output import OutputFormat
 from callboard_server.schemas import schema_problem
-from tests.standins.http import HttpServer
-from tests.standins.replies import Reply
+from standins.http import HttpServer
+from standins.replies import Reply
 from tests.support.chatting import KINDS, Kind, ask, chatting, messages_of, saying
 
 SUCCEEDED, FAILED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_FAILED

@@ -12,10 +12,10 @@ from callboard_server.config import PriceSettings, ProviderSettings
 from callboard_server.models import providers
 from callboard_server.models.base import Answer, ModelRequest, ModelSpecError
 from callboard_server.models.opening import Models
+from standins import anthropic, openai
+from standins.http import HttpServer, serving
+from standins.replies import Reply
 from tests.models.conversations import asking, converse
-from tests.standins import anthropic, openai
-from tests.standins.http import HttpServer, serving
-from tests.standins.replies import Reply
 
 KINDS = ["anthropic", "openai", "openai-chat"]
 SECRET = "sk-very-secret"

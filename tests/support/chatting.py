@@ -19,11 +19,11 @@ from callboard_server.config import ServerConfig
 from callboard_server.models import anthropic as _anthropic  # noqa: F401
 from callboard_server.models import openai_chat as _chat  # noqa: F401
 from callboard_server.models import openai_responses as _responses  # noqa: F401
-from tests.models.anthropic_rules import problems
-from tests.models.openai_rules import chat_problems, responses_problems
-from tests.standins import anthropic, openai
-from tests.standins.http import Exchange, Handler, HttpServer, serving
-from tests.standins.replies import Reply, Script
+from standins import anthropic, openai
+from standins.anthropic_rules import problems
+from standins.http import Exchange, Gate, Handler, HttpServer, serving
+from standins.openai_rules import chat_problems, responses_problems
+from standins.replies import Reply, Script
 from tests.support.gates import PATIENCE
 from tests.support.serving import settings
 
@@ -32,9 +32,10 @@ KINDS: tuple[Kind, ...] = ("anthropic", "openai", "openai-chat")
 RULES = {"anthropic": problems, "openai": responses_problems, "openai-chat": chat_problems}
 
 
-def answering(kind: Kind, script: Script) -> Handler:
+def answering(kind: Kind, script: Script, gate: Gate | None = None) -> Handler:
     """Answers as a script says, in the wire format of a kind of provider."""
-    return anthropic.scripted(script) if kind == "anthropic" else openai.scripted(script)
+    scripted = anthropic.scripted if kind == "anthropic" else openai.scripted
+    return scripted(script, gate=gate)
 
 
 def saying(kind: Kind, *replies: Reply) -> Handler:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 RUN = Path(__file__).with_name("run_server.py")
@@ -92,11 +92,13 @@ class ForkedServers:
     Args:
         config: The configuration.
         errors: The file for what the servers write to their standard error.
+        modules: What is loaded beforehand, beside what every server needs.
     """
 
-    def __init__(self, config: Path, errors: Path) -> None:
+    def __init__(self, config: Path, errors: Path, modules: Sequence[str] = ()) -> None:
         self._config = config
         self._errors = errors
+        self._modules = modules
         self.is_started = False
         self.fault = ""
         """The fault point that the last server has armed."""
@@ -112,6 +114,7 @@ class ForkedServers:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 RUN.with_name("run_servers.py"),
+                *self._modules,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,

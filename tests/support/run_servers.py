@@ -1,9 +1,9 @@
-"""Runs `callboard serve` anew for each line on standard input.
+"""Runs `callboard serve` anew for each line on standard input: run_servers.py [MODULE...].
 
 A line is a JSON object: the command line's `arguments`, and the `fault` to arm. Each server is
-forked from this process, which has loaded all that it needs. What is told on standard output, an
-object a line: the `pid` of a server, what it says itself once it takes calls, and the `status` with
-which it ended. The next line is read then.
+forked from this process, which has loaded all that it needs, and the modules that are named. What
+is told on standard output, an object a line: the `pid` of a server, what it says itself once it
+takes calls, and the `status` with which it ended. The next line is read then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 
 from callboard.cli import main
 from callboard.cli.app import run
@@ -35,4 +36,6 @@ def follow_orders() -> None:
 
 
 if __name__ == "__main__":
+    for module in sys.argv[1:]:
+        import_module(module)
     follow_orders()

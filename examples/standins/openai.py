@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 import json
@@ -10,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
-from tests.models.openai_rules import chat_problems, responses_problems
-from tests.standins.http import Exchange, Handler, event
-from tests.standins.replies import Call, Reply, Script, words
+from standins.http import Exchange, Gate, Handler, event
+from standins.openai_rules import chat_problems, responses_problems
+from standins.replies import Call, Reply, Script, words
 
 Event = dict[str, Any]
 
@@ -20,12 +19,12 @@ RESPONSES = "/v1/responses"
 CHAT = "/v1/chat/completions"
 
 
-def scripted(script: Script, *, pause: float = 0.0) -> Handler:
+def scripted(script: Script, *, gate: Gate | None = None) -> Handler:
     """Answers as a script says, and refuses what OpenAI would.
 
     Args:
         script: Makes a reply of the body of a request.
-        pause: Seconds between two events, for an audience.
+        gate: Says when each event of an answer may go; all go at once when left out.
     """
 
     async def handle(exchange: Exchange) -> None:
@@ -44,20 +43,16 @@ def scripted(script: Script, *, pause: float = 0.0) -> Handler:
             return
         reply = script(body)
         events = render(body, await reply if inspect.isawaitable(reply) else reply)
-        await send_events(exchange, events, pause=pause)
+        await send_events(exchange, events, gate)
 
     return handle
 
 
 async def send_events(
-    exchange: Exchange, events: Iterable[Event | str], *, pause: float = 0.0
+    exchange: Exchange, events: Iterable[Event | str], gate: Gate | None = None
 ) -> None:
     """Sends a whole stream."""
-    await exchange.begin_events()
-    for each in events:
-        await exchange.send(wire(each))
-        await asyncio.sleep(pause)
-    await exchange.end_events()
+    await exchange.send_events([wire(each) for each in events], gate=gate)
 
 
 def wire(each: Event | str) -> bytes:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -68,6 +68,28 @@ class Exchange:
         stream = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
         await self._begin(200, {**stream, **(headers or {})})
 
+    async def send_events(
+        self,
+        events: Sequence[bytes],
+        headers: Mapping[str, str] | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        """Sends a whole stream of events.
+
+        Args:
+            events: The events.
+            headers: Further headers.
+            gate: Says when each of them may go.
+        """
+        await self.begin_events(headers)
+        for sent, each in enumerate(events):
+            if gate is not None:
+                await gate(self, events, sent)
+            await self.send(each)
+        if gate is not None:
+            await gate(self, events, len(events))
+        await self.end_events()
+
     async def play(self, *steps: Step) -> None:
         """Sends what the steps say, in a stream that has begun, and ends it."""
         for step in steps:
@@ -111,6 +133,10 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Coroutine[Any, Any, None]]
+
+Gate = Callable[[Exchange, Sequence[bytes], int], Awaitable[None]]
+"""Called before each event of an answer, and once more before its end: with all events, and how
+many of them were sent."""
 
 
 class HttpServer:

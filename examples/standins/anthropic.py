@@ -6,15 +6,14 @@ its rules nor signed thinking of another conversation. `playing` sends exactly w
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.models.anthropic_rules import problems
-from tests.standins.anthropic_wire import (
+from standins.anthropic_rules import problems
+from standins.anthropic_wire import (
     PING,
     block,
     call_block,
@@ -23,8 +22,8 @@ from tests.standins.anthropic_wire import (
     start,
     text_delta,
 )
-from tests.standins.http import Exchange, Handler, Step
-from tests.standins.replies import Call, Reply, Script, words
+from standins.http import Exchange, Gate, Handler, Step
+from standins.replies import Call, Reply, Script, words
 
 PATH = "/v1/messages"
 BOUND_ELSEWHERE = (
@@ -76,12 +75,12 @@ async def refuse(
     await exchange.answer(body, status, {"request-id": "req_standin", **(headers or {})})
 
 
-def scripted(script: Script, *, pause: float = 0.0) -> Handler:
+def scripted(script: Script, *, gate: Gate | None = None) -> Handler:
     """Answers as a script says, and refuses what Anthropic would.
 
     Args:
         script: Makes a reply of the body of a request.
-        pause: Seconds between two events, for an audience.
+        gate: Says when each event of an answer may go; all go at once when left out.
     """
 
     async def handle(exchange: Exchange) -> None:
@@ -99,11 +98,8 @@ def scripted(script: Script, *, pause: float = 0.0) -> Handler:
             reply = script(request.body)
             if inspect.isawaitable(reply):
                 reply = await reply
-            await exchange.begin_events({"request-id": "req_standin"})
-            for each in reply_events(reply, request.body, key):
-                await exchange.send(each)
-                await asyncio.sleep(pause)
-            await exchange.end_events()
+            events = reply_events(reply, request.body, key)
+            await exchange.send_events(events, {"request-id": "req_standin"}, gate)
 
     return handle
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.standins.http import event
+from standins.http import event
 
 USAGE = {"input_tokens": 20, "output_tokens": 1}
 
