@@ -11,8 +11,7 @@ from collections.abc import AsyncGenerator, Sequence, Set
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
-import httpx2
-from anthropic import AsyncAnthropic, BadRequestError
+from anthropic import AsyncAnthropic, BadRequestError, DefaultAsyncHttpxClient
 from anthropic.lib.streaming import AsyncMessageStream, ParsedMessageStreamEvent
 from anthropic.types import ContentBlock as AnthropicBlock
 from anthropic.types import Message as AnthropicMessage
@@ -41,11 +40,9 @@ from callboard_server.models.base import (
 )
 from callboard_server.models.failures import failure
 from callboard_server.models.history import call_ids
+from callboard_server.models.network import TIMEOUT, certificates
 
 BASE_URL = "https://api.anthropic.com"
-
-# The provider sends pings while a model thinks: a silence of this length is a dead connection.
-_TIMEOUT = httpx2.Timeout(connect=5.0, read=120.0, write=30.0, pool=10.0)
 
 _STOP_REASONS = {
     "tool_use": StopReason.STOP_REASON_TOOL_USE,
@@ -71,7 +68,8 @@ def open_client(api_key: str, base_url: str | None) -> AsyncAnthropic:
         base_url=(base_url or BASE_URL).rstrip("/").removesuffix("/v1"),
         # The agent tries again, where it is seen and can be cancelled.
         max_retries=0,
-        timeout=_TIMEOUT,
+        timeout=TIMEOUT,
+        http_client=DefaultAsyncHttpxClient(verify=certificates()),
         # Else the environment decides whether conversations go into traces.
         open_telemetry=False,
     )

@@ -7,18 +7,15 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
-import httpx2
-from openai import AsyncOpenAI, AsyncStream, OpenAIError
+from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient, OpenAIError
 
 from callboard.v1.message_pb2 import Usage
 from callboard_server.models.base import Answer, FailureKind, ModelError, Piece
 from callboard_server.models.failures import failure
+from callboard_server.models.network import TIMEOUT, certificates
 from callboard_server.models.openai_failures import describe_error
 
 OPENAI_URL = "https://api.openai.com/v1"
-
-# The time to read is between two events, not for all.
-_TIMEOUT = httpx2.Timeout(connect=5, read=120, write=30, pool=10)
 
 # How long to read on when the answer is there: for its usage, and so that the connection can be
 # used again.
@@ -65,7 +62,8 @@ def open_client(api_key: str, base_url: str | None) -> AsyncOpenAI:
         base_url=base_url or OPENAI_URL,
         # Whoever calls tries again, where everybody sees it.
         max_retries=0,
-        timeout=_TIMEOUT,
+        timeout=TIMEOUT,
+        http_client=DefaultAsyncHttpxClient(verify=certificates()),
     )
     # The SDK reads these from the environment and takes no argument for "none".
     client.organization = client.project = client.admin_api_key = client.webhook_secret = None
