@@ -36,6 +36,7 @@ REPLACEMENTS = {
         r"\basyncio\.(Condition|Event|Lock)\b": r"threading.\1",
         r"\basyncio\.run\((.*)\)": r"\1",
         r"\b([Aa])n asynchronous\b": r"\1 synchronous",
+        r"\bAwaitable\[(\w+)\]": r"\1",
         r"\bAsynchronous": "Synchronous",
         r"\basynchronous": "synchronous",
     }.items()

@@ -23,11 +23,13 @@ contract.
 
 from callboard._async.client import AsyncClient
 from callboard._async.streams import AsyncEventStream, AsyncJobStream
+from callboard._async.supervisors import AsyncSupervisor, AsyncSupervisorTools
 from callboard._local import local, local_sync
 from callboard._messages import MessageDict, MessageLike, text_of
 from callboard._states import TERMINAL_STATES
 from callboard._sync.client import Client
 from callboard._sync.streams import EventStream, JobStream
+from callboard._sync.supervisors import Supervisor, SupervisorTools
 from callboard.errors import (
     AlreadyExists,
     CallboardError,
@@ -47,6 +49,7 @@ from callboard.errors import (
     Unimplemented,
     WaitTimeout,
 )
+from callboard.kit import ToolAnswer
 from callboard.structs import to_dict, to_struct
 from callboard.v1.assistant_pb2 import Agent, Assistant
 from callboard.v1.error_pb2 import ErrorReason
@@ -78,6 +81,8 @@ __all__ = [
     "AsyncClient",
     "AsyncEventStream",
     "AsyncJobStream",
+    "AsyncSupervisor",
+    "AsyncSupervisorTools",
     "CallboardError",
     "Cancelled",
     "Client",
@@ -114,9 +119,12 @@ __all__ = [
     "RunState",
     "ServerInfo",
     "StreamEnd",
+    "Supervisor",
+    "SupervisorTools",
     "Text",
     "Thread",
     "ThreadState",
+    "ToolAnswer",
     "ToolCall",
     "ToolResult",
     "Unauthenticated",

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,11 @@ from callboard._sync.caller import Caller, Metadata
 from callboard._sync.jobs import Jobs
 from callboard._sync.runs import Runs
 from callboard._sync.server import Server
+from callboard._sync.supervisors import Supervisor, SupervisorTools, home_of
 from callboard._sync.threads import Threads
+from callboard.errors import AlreadyExists
+from callboard.kit.definition import RESULT_CHARACTERS
+from callboard.kit.dialects import NamesName
 
 
 class Client:
@@ -97,6 +102,50 @@ class Client:
             job = client.with_timeout(2.0).jobs.get(job_id)
         """
         return Client(timeout=timeout, metadata=self._metadata, channel=self._channel)
+
+    def supervisor(
+        self,
+        name: str,
+        agents: Iterable[str] | Mapping[str, str] | None = None,
+        *,
+        names: NamesName = "callboard",
+        result_characters: int = RESULT_CHARACTERS,
+    ) -> Supervisor:
+        """Gets the supervisor of a name, or makes it: a home thread for jobs, and tools for them.
+
+        The jobs belong to the home. After a crash or on another machine the same name finds them.
+
+        Args:
+            name: A name of your own that says whose jobs these are, as "my-app/user-42".
+            agents: The agents or assistants that it may give work to, or what each does by its
+                name; all agents of the server when left out.
+            names: The names that its tools go by: "callboard" or "deepagents".
+            result_characters: How much of a job's result one answer of its tools holds.
+
+        Returns:
+            The supervisor. Several of one name share the home and its jobs.
+
+        Raises:
+            ValueError: If the name is empty, or there are no agents.
+
+        Example:
+            supervisor = client.supervisor("my-app/user-42")
+            text = supervisor.tools.call("list_jobs")
+        """
+        thread_id = home_of(name)
+        if agents is None:
+            found = self.assistants.list_agents()
+            agents = {agent.name: agent.description for agent in found}
+        tools = SupervisorTools(
+            self,
+            agents,
+            parent_thread_id=thread_id,
+            names=names,
+            result_characters=result_characters,
+        )
+        with suppress(AlreadyExists):
+            self.threads.create(thread_id=thread_id, metadata={"supervisor": name})
+        return Supervisor(name, thread_id, tools)
 
     def close(self) -> None:
         """Closes the connection. Open calls and streams of it end."""
