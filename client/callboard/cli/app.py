@@ -20,6 +20,7 @@ from callboard.cli import (
     events,
     init,
     jobs,
+    mcp,
     serve,
     server,
     threads,
@@ -52,7 +53,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (init, serve, agents, assistants, chat, jobs, actions, threads, events, server, db):
+for module in (
+    init,
+    serve,
+    agents,
+    assistants,
+    chat,
+    jobs,
+    actions,
+    threads,
+    events,
+    mcp,
+    server,
+    db,
+):
     app.add_typer(module.app)
 
 

@@ -49,6 +49,7 @@ class Cli:
 
     Attributes:
         server: The server's address.
+        timeout: How long a call may take, in seconds.
         out: Standard output.
     """
 
@@ -61,7 +62,7 @@ class Cli:
         """
         self.server = options.server
         self.out = Output(options.as_json)
-        self._timeout = options.timeout
+        self.timeout = options.timeout
         self._resources = resources
 
     @cached_property
@@ -72,9 +73,9 @@ class Cli:
             CommandError: If it does not.
         """
         with checks_arguments():
-            client = self._resources.enter_context(Client(self.server, timeout=self._timeout))
+            client = self._resources.enter_context(Client(self.server, timeout=self.timeout))
         try:
-            client.with_timeout(min(CONNECT_SECONDS, self._timeout)).assistants.list_agents()
+            client.with_timeout(min(CONNECT_SECONDS, self.timeout)).assistants.list_agents()
         except Unimplemented as error:
             raise unreachable(self.server) from error
         except (Unavailable, DeadlineExceeded) as error:
