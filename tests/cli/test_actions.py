@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from callboard import Client, Event
-from tests.cli.conftest import COMMAND, Result, Run, environment, read_ready, running
+from tests.cli.conftest import Result, Run, read_ready, running
 from tests.cli.test_jobs import launch
 
 AGENTS = '''
@@ -210,21 +209,6 @@ class TestAnswers:
         assert_not_found(cli("actions", "--thread", unknown), "callboard threads list")
         both = cli("actions", "--thread", unknown, "--session", unknown)
         assert (both.code, "give only one" in both.err) == (2, True)
-
-    def test_chat_says_how_to_answer(self, address: str, client: Client) -> None:
-        talk = subprocess.run(
-            [*COMMAND, "chat", "porter"],
-            input="look\n",
-            env=environment(address),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        [action] = client.actions.list()
-        assert talk.stdout.splitlines()[-2:] == [
-            "? look {}",
-            f"  callboard respond {action.action_id}",
-        ]
-        client.runs.cancel(action.run_id)
 
 
 @pytest.mark.usefixtures("jobs")

@@ -29,9 +29,9 @@ def test_each_line_is_a_message(say: Say) -> None:
     assert result.code == 0
     assert "Say, for example:\n- count down from 8" in result.out
     called, launched = result.lines[4:6]
-    assert called == '  → launch_job {"agent": "countdown", "task": "1"}'
+    assert called.startswith('  ⚙ launch_job(agent="countdown", task="1") · ok, ')
     assert launched.startswith("countdown is at work as job ")
-    assert "  → list_jobs {}" in result.lines
+    assert any(line.startswith("  ⚙ list_jobs() · ok, ") for line in result.lines)
     assert result.err == ""
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
 from callboard import Action, Client, Run
+from callboard.cli.answers import meant_by
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.gists import action_gist, short
 from callboard.cli.invocation import Cli, command
@@ -77,7 +77,7 @@ def respond(
         run = client.deny(action, deny)
     elif kind == Action.KIND_QUESTION and answer is not None:
         with checks_arguments():
-            run = client.answer(action, _value(action, answer))
+            run = client.answer(action, meant_by(action, answer))
     elif kind == Action.KIND_CLIENT_TOOL and result is not None:
         run = client.result(action, result)
     else:
@@ -103,18 +103,6 @@ def _find(client: Client, action_id: str) -> Action:
         hint="callboard actions",
         exit_code=ExitCode.NOT_FOUND,
     )
-
-
-def _value(action: Action, text: str) -> Any:
-    """What somebody means who typed an answer: JSON where it is some, else text."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    # 42 is a number, but not where text is asked for.
-    schema = json.loads(action.schema_json) if action.schema_json else None
-    wants_text = isinstance(schema, dict) and schema.get("type") == "string"
-    return text if wants_text and not isinstance(value, str) else value
 
 
 def _answered(run: Run) -> RenderableType:

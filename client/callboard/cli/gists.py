@@ -23,6 +23,7 @@ from callboard import (
 from callboard.cli.output import one_line
 from callboard.cli.states import state_word
 from callboard.v1.event_pb2 import (
+    ActionClosed,
     JobDelivery,
     JobUpdated,
     RunCancelRequested,
@@ -145,6 +146,11 @@ def _answer(response: ActionResponse) -> str:
             return response.answer_json
 
 
+def _closed(closed: ActionClosed) -> str:
+    cause = ActionClosed.Cause.Name(closed.cause).removeprefix("CAUSE_").lower()
+    return cause.replace("_", " ")
+
+
 def _job_updated(updated: JobUpdated) -> str:
     delivery = JobDelivery.Name(updated.delivery).removeprefix("JOB_DELIVERY_").lower()
     return f"{delivery}: {updated.instructions}"
@@ -180,7 +186,7 @@ _GISTS: dict[str, Callable[[Any], str]] = {
     "claim_voided": lambda voided: f"claim {voided.claim_epoch}",
     "action_raised": lambda raised: action_gist(raised.action),
     "action_answered": lambda answered: _answer(answered.response),
-    "action_closed": lambda closed: closed.reason,
+    "action_closed": _closed,
     "job_launched": lambda launched: f"{launched.agent}: {launched.task}",
     "job_updated": _job_updated,
     "thread_message_sent": lambda sent: (

@@ -18,8 +18,9 @@ from rich.text import Text
 
 # Wide enough for any line: where nobody looks at a screen, nothing is cut off.
 _PIPE_WIDTH = 100_000
-# What agents and models write must not reach the terminal as commands to it.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What agents and models write must not reach the terminal as commands to it, nor turn the order of
+# what stands there around.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Output:
@@ -87,6 +88,12 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """A text on a single line."""
     return " ".join(printable(text).split())
+
+
+def shortened(text: str, length: int) -> str:
+    """A text on a single line, of which the end is cut off where it is longer."""
+    line = one_line(text)
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def local_time(timestamp: Timestamp, form: Literal["time", "full"] = "full") -> str:

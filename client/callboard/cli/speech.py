@@ -1,0 +1,150 @@
+"""What is said in a conversation, under the name of who says it, as it is being written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from callboard import ContentBlock, Delta, Message, text_of
+from callboard.cli.gists import blocks_gist
+from callboard.cli.output import printable, shortened
+from callboard.cli.screen import Screen
+
+_THOUGHT = 200
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An answer that is shown while it is being written.
+
+    Attributes:
+        message_id: The message; empty while there is none.
+        run_id: The run that writes it.
+        shown: What was printed of it.
+        is_torn: Whether something else came in between, so that the rest waits for the message.
+    """
+
+    message_id: str = ""
+    run_id: str = ""
+    shown: str = ""
+    is_torn: bool = False
+
+
+class Speech:
+    """Prints what is said.
+
+    An answer appears piece by piece; while somebody types, or another answer is being written, in
+    one go.
+
+    Attributes:
+        named: The name of the assistant that is talked to: what it says needs no heading as long as
+            nobody else speaks.
+    """
+
+    def __init__(self, screen: Screen, named: str, *, shows_thoughts: bool) -> None:
+        """Prints to `screen`."""
+        self.named = named
+        self._screen = screen
+        self._shows_thoughts = shows_thoughts
+        self._speakers: set[str] = set()
+        self._heading = ""
+        self._draft = _Draft()
+        self._thoughts: dict[str, dict[int, str]] = {}
+        """What was thought before messages in the making, by message and block; emptied as it is
+        shown."""
+
+    def begin_turn(self) -> None:
+        """Lets whoever speaks next be named again."""
+        self._heading = ""
+
+    def head(self, author: str, *, always: bool = False) -> None:
+        """Says who speaks, where that is not clear.
+
+        Args:
+            author: Who speaks.
+            always: Whether it is clear only right after the same author, as in what was said
+                earlier.
+        """
+        self._speakers.add(author)
+        is_clear = author == self.named and len(self._speakers) == 1 and not always
+        if author != self._heading and not is_clear:
+            self._screen.write_line(f"{author}:", "bold", indent="")
+        self._heading = author
+
+    def show_delta(self, delta: Delta) -> None:
+        """Prints a piece of an answer in the making."""
+        if delta.kind == Delta.KIND_THINKING:
+            thoughts = self._thoughts.setdefault(delta.message_id, {})
+            thoughts[delta.index] = thoughts.get(delta.index, "") + delta.text
+        elif delta.kind == Delta.KIND_TEXT:
+            self._show_piece(delta)
+
+    def show_message(self, message: Message, *, is_past: bool = False) -> None:
+        """Prints a message, or what was not shown of it yet."""
+        thoughts = self._take_thoughts(message)
+        rest = self._take_rest(message).rstrip("\n")
+        files = blocks_gist(each for each in message.content if _is_file(each))
+        if rest or files:
+            self.head(message.author or "user", always=is_past)
+        self._show_thoughts(thoughts)
+        if rest:
+            self._screen.write(f"{rest}\n")
+        self._screen.end_line()
+        if files:
+            self._screen.write_line(files)
+
+    def take_back(self, message_id: str) -> None:
+        """Says that an answer will not come, where some of it was shown."""
+        self._thoughts.pop(message_id, None)
+        if message_id and message_id == self._draft.message_id:
+            self._draft = _Draft()
+            self._screen.write_line("✗ what stands above of this answer is void", "red")
+
+    def take_back_of(self, run_id: str) -> None:
+        """Says that the answer that a run was writing will not come."""
+        if run_id == self._draft.run_id:
+            self.take_back(self._draft.message_id)
+
+    def _show_piece(self, delta: Delta) -> None:
+        draft = self._draft
+        is_first = not draft.message_id and delta.offset == 0
+        if is_first and not self._screen.is_typing:
+            self.head(delta.author)
+            self._show_thoughts(self._thoughts.pop(delta.message_id, {}).values())
+            draft.message_id, draft.run_id = delta.message_id, delta.run_id
+        if delta.message_id != draft.message_id:
+            return
+        # What was typed in between tears the answer: its rest comes with the message.
+        draft.is_torn = draft.is_torn or self._screen.is_typing
+        if not draft.is_torn:
+            draft.shown += printable(delta.text)
+            self._screen.write(delta.text)
+
+    def _take_rest(self, message: Message) -> str:
+        """What was not shown yet of a message that is there now."""
+        text, draft = printable(text_of(message)), self._draft
+        if message.message_id != draft.message_id:
+            # What another one says tears the answer that is being written.
+            draft.is_torn = bool(draft.message_id)
+            self._screen.end_line()
+            return text
+        self._draft = _Draft()
+        if not text.startswith(draft.shown):
+            self._screen.end_line()
+        return text.removeprefix(draft.shown)
+
+    def _take_thoughts(self, message: Message) -> list[str]:
+        """What was not shown yet of the thoughts in a message that is there now."""
+        streamed = self._thoughts.pop(message.message_id, {})
+        if message.message_id == self._draft.message_id:
+            return list(streamed.values())
+        return [each.thinking.text for each in message.content if each.HasField("thinking")]
+
+    def _show_thoughts(self, thoughts: Iterable[str]) -> None:
+        for thought in thoughts if self._shows_thoughts else ():
+            if gist := shortened(thought, _THOUGHT):
+                self._screen.write_line(f"(thinks) {gist}", "dim italic")
+
+
+def _is_file(block: ContentBlock) -> bool:
+    return block.HasField("image") or block.HasField("file")
