@@ -619,7 +619,7 @@ async def test_what_tools_ask_and_launch_is_theirs_alone_over_a_restart(
             name: What.
             ctx: The run.
         """
-        job = await ctx.jobs.launch("quick", name)
+        job = await ctx.jobs.launch("quick", name, notify="none")
         await ctx.sleep(0)
         answer = await ctx.ask(f"{name}?")
         await ctx.jobs.wait(job)

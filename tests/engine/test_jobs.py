@@ -132,7 +132,9 @@ async def test_a_run_that_is_cancelled_takes_along_only_the_jobs_that_it_launche
         home = await client.threads.create()
         run = await client.runs.create("boss", "go", thread_id=home.thread_id)
         await gates.entered("launched by the run")
-        mine = await client.jobs.launch("worker", "mine", parent_thread_id=home.thread_id)
+        mine = await client.jobs.launch(
+            "worker", "mine", parent_thread_id=home.thread_id, notify="none"
+        )
         await gates.entered("mine")
         await client.runs.cancel(run.run_id, cascade=True)
         own, other = [j async for j in client.jobs.list(parent_thread_id=home.thread_id)][::-1]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from callboard.v1.event_pb2 import Actor, Event, RunQueued
+from callboard.v1.event_pb2 import Actor, Event, RunQueued, RunTrigger
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy, PendingActions
 from callboard_server import errors
-from callboard_server.engine import actions
+from callboard_server.engine import actions, notices
 from callboard_server.engine.creation import NewRun, add_run, add_state
 from callboard_server.engine.ending import cancel_launched, finish_stopped, stop
 from callboard_server.engine.lifecycle import (
@@ -13,6 +13,7 @@ from callboard_server.engine.lifecycle import (
     QUEUED,
     REQUIRES_ACTION,
     RUNNING,
+    SERVER,
     SUPERSEDED,
     TERMINAL,
     queue_again,
@@ -80,7 +81,9 @@ def _to_steer(line: ThreadLine, new: NewRun) -> RunRow | None:
     fitting = [
         run
         for run in line.active
-        if run.data.assistant_id == new.assistant_id and not (run.stop or is_concurrent(run))
+        if run.data.assistant_id == new.assistant_id
+        and run.data.trigger != RunTrigger.RUN_TRIGGER_COMPACTION
+        and not (run.stop or is_concurrent(run))
     ]
     running = [run for run in fitting if run.data.state == RUNNING]
     return next(iter(running + fitting), None)
@@ -119,7 +122,9 @@ def release_due(tx: Transaction) -> bool:
     due = tx.due_runs(tx.now / 1e9, DUE_BATCH)
     for run in due:
         line = ThreadLine(tx, run.thread)
-        if run.data.state == QUEUED:
+        if run.data.state == QUEUED and notices.is_needless(tx, run):
+            stop(tx, line, run, CANCELLED, SERVER)
+        elif run.data.state == QUEUED:
             _let_start(tx, run)
         elif run.data.state == REQUIRES_ACTION:
             _let_do_without(tx, run)

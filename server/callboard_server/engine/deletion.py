@@ -17,7 +17,7 @@ def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> SessionRow 
     """
     below = tx.threads_below(thread.key)
     for each in below:
-        cancel_thread(tx, each, actor)
+        cancel_thread(tx, each, actor, by_parent=each.key != thread.key)
     for each in reversed(below):
         if thread.parent is not None:
             tx.erase_events(each)

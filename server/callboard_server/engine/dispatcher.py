@@ -128,6 +128,8 @@ class Dispatcher:
         for record in records:
             waits = record.kind == _CREATED and record.run not in started
             goes_on = record.kind == _FINISHED and record.thread not in idle
+            if waits:
+                self._set_alarm(record)
             if waits or goes_on or record.kind in (_QUEUED, _WAITING):
                 self._look_for_ready()
             if record.run is not None:
@@ -155,6 +157,8 @@ class Dispatcher:
             self.alarm.set(event.run_waiting.waiting_for.until.ToNanoseconds() / 1e9)
         if event.run_queued.HasField("start_after"):
             self.alarm.set(event.run_queued.start_after.ToNanoseconds() / 1e9)
+        if event.run_created.HasField("start_after"):
+            self.alarm.set(event.run_created.start_after.ToNanoseconds() / 1e9)
 
     def _look_for_ready(self) -> None:
         self._backlog = True

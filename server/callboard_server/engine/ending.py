@@ -5,7 +5,7 @@ from __future__ import annotations
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import ActionClosed, Actor, Event, RunQueued, RunTrigger
 from callboard.v1.lifecycle_pb2 import Outcome, RunError, RunState
-from callboard_server.engine import actions
+from callboard_server.engine import actions, notices
 from callboard_server.engine.creation import NewRun, add_run
 from callboard_server.engine.lifecycle import (
     CANCELLED,
@@ -17,7 +17,7 @@ from callboard_server.engine.lifecycle import (
     TERMINAL,
     TIMED_OUT,
     check_move,
-    fold_values,
+    fold_again,
     queue_again,
     record,
 )
@@ -47,6 +47,7 @@ def stop(
     by: str = "",
     cascade: bool = False,
     rollback: bool = False,
+    by_parent: bool = False,
 ) -> None:
     """Ends a run for a reason from outside: at once, or by asking running code to stop.
 
@@ -59,6 +60,7 @@ def stop(
         by: The run that takes its place.
         cascade: Whether jobs that it launched are cancelled, too.
         rollback: Whether what it wrote is taken back.
+        by_parent: Whether it is a job's, and its parent asks.
     """
     if run.data.state in TERMINAL or (run.stop and (run.data.rolled_back or not rollback)):
         return
@@ -70,6 +72,7 @@ def stop(
     asked.state = RunState.ValueType(run.stop)
     asked.superseded_by_run_id = run.data.superseded_by_run_id or by
     asked.cascade, asked.rollback = cascade, rollback
+    asked.by_parent = by_parent or run.data.stopped_by_parent
     record(tx, run, event)
     if run.data.state != RUNNING:
         finish_stopped(tx, line, run, actor)
@@ -116,6 +119,7 @@ def finish(
     """
     check_move(run, state)
     was_active = is_active(run)
+    awaited = list(run.data.waiting_for.ids)
     actions.close_all(tx, run, ActionClosed.CAUSE_RUN_OVER)
     run.ready, run.due_at, run.stop = False, None, 0
     event = Event(actor=actor)
@@ -129,10 +133,12 @@ def finish(
     line.thread.data.update_time.CopyFrom(event.time)
     if run.data.rolled_back:
         _roll_back(tx, run)
+    notices.count_wake(tx, run, state)
     if run.data.steered_sequence > seen and state in _WOKEN_BY:
         line.add(_follow(tx, run))
-    elif run.thread.parent is not None:
-        _wake_waiting(tx, run)
+    notices.tell_unfetched(tx, line, awaited)
+    notices.wake(tx, line)
+    tell_parent(tx, run)
     line.leave(run, was_active=was_active)
 
 
@@ -147,7 +153,7 @@ def _roll_back(tx: Transaction, run: RunRow) -> None:
     event = Event(actor=SERVER)
     event.runs_rolled_back.run_ids.append(run.data.run_id)
     tx.append(run.thread, event)
-    fold_values(tx, run.thread)
+    fold_again(tx, run.thread)
     cancel_launched(tx, run, SERVER)
 
 
@@ -171,12 +177,23 @@ def _follow(tx: Transaction, run: RunRow) -> RunRow:
     return add_run(tx, run.thread, new, SERVER)
 
 
-def _wake_waiting(tx: Transaction, run: RunRow) -> None:
-    """Lets runs of the parent's thread go on that waited for the job of a run."""
-    job = _job_of(tx, run)
+def tell_parent(tx: Transaction, run: RunRow) -> None:
+    """Lets the parent know of a job whose run is over, or needs an action.
+
+    Runs of the parent that wait for the job go on when they have what they wait for; else there is
+    a notice.
+    """
+    job = _job_of(tx, run) if run.thread.parent is not None else None
     if job is None or job.parent is None:
         return
     line = ThreadLine(tx, tx.thread_at(job.parent))
+    if notices.is_awaited(line, job):
+        _wake_waiting(tx, line, job)
+    else:
+        notices.tell(tx, line, job)
+
+
+def _wake_waiting(tx: Transaction, line: ThreadLine, job: JobRow) -> None:
     woken = [run for run in line.parked if _has_waited(tx, run, job.thread.data.thread_id)]
     for run in woken:
         queue_again(tx, run, RunQueued.REASON_RESUMED)
@@ -196,21 +213,26 @@ def _has_waited(tx: Transaction, run: RunRow, job_id: str) -> bool:
 # Stopping many
 
 
-def cancel_thread(tx: Transaction, thread: ThreadRow, actor: Actor) -> None:
+def cancel_thread(
+    tx: Transaction, thread: ThreadRow, actor: Actor, *, by_parent: bool = False
+) -> None:
     """Cancels everything on a thread that is not terminal."""
     line = ThreadLine(tx, thread)
     for run in list(line.runs):
-        stop(tx, line, run, CANCELLED, actor)
+        stop(tx, line, run, CANCELLED, actor, by_parent=by_parent)
 
 
-def cancel_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> None:
+def cancel_tree(
+    tx: Transaction, thread: ThreadRow, actor: Actor, *, by_parent: bool = False
+) -> None:
     """Cancels everything on a thread and on all threads below it."""
     for each in tx.threads_below(thread.key):
-        cancel_thread(tx, each, actor)
+        # Below it nobody is left who wants to know.
+        cancel_thread(tx, each, actor, by_parent=by_parent or each.key != thread.key)
 
 
 def cancel_launched(tx: Transaction, run: RunRow, actor: Actor) -> None:
-    """Cancels the jobs that a run has launched, with all below them."""
+    """Cancels the jobs that a run has launched, with all below them, without a word to anybody."""
     for job in tx.jobs_of_session(run.thread.session.key):
         if job.data.parent_run_id == run.data.run_id:
-            cancel_tree(tx, job.thread, actor)
+            cancel_tree(tx, job.thread, actor, by_parent=True)

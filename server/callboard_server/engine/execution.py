@@ -17,11 +17,13 @@ from callboard.v1.message_pb2 import Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
 from callboard_server.agents.errors import AgentError, Fenced
 from callboard_server.agents.steps import current_path
+from callboard_server.engine import notices
 from callboard_server.engine.actions import close_late, raise_action
 from callboard_server.engine.creation import apply_patch
-from callboard_server.engine.ending import finish, finish_stopped, stopped
+from callboard_server.engine.ending import finish, finish_stopped, stopped, tell_parent
 from callboard_server.engine.lifecycle import (
     PARKED,
+    SUCCEEDED,
     held,
     park,
     queue_again,
@@ -224,6 +226,8 @@ class Execution:
                 finish(tx, line, run, asked, ending, seen=self._seen)
             else:
                 _keep_result(outcome, outcome, events)
+                if state == SUCCEEDED:
+                    notices.read_by(tx, run, self.actor, through=self._taken)
                 finish(tx, line, run, state, outcome, seen=self._seen)
 
         await self._write(change)
@@ -333,6 +337,21 @@ class Execution:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             self._changed.set()
+        if waiting_for.kind == WaitingFor.KIND_CHILDREN:
+            await self._fetched(waiting_for.ids)
+
+    async def _fetched(self, job_ids: Sequence[str]) -> None:
+        """Takes note that the code knows of the ends of jobs: notices tell it nothing new."""
+        thread, path = self.claim.thread_key, current_path()
+        unread = await self._store.read(
+            lambda reader: reader.thread_at(thread).data.unread_notice_count
+        )
+        if unread:
+            await self._write(
+                lambda tx: notices.read_by(
+                    tx, self._held(tx), self.actor, jobs=job_ids, step_path=path
+                )
+            )
 
     async def _coordinate(self) -> None:
         """Tells waiters that they need wait no more, and parks the run when all wait."""
@@ -402,6 +421,8 @@ class Execution:
             if over or run.stop:
                 return False, over
             park(tx, run, combined([waiter.waiting_for for waiter in waiters]))
+            tell_parent(tx, run)
+            notices.wake(tx, line)
             line.leave(run)
             return True, over
 
@@ -452,6 +473,13 @@ class Execution:
             lambda reader: reader.action(self.claim.session_key, action.action_id)
         )
         return row.response if row is not None else None
+
+    @property
+    def _taken(self) -> int:
+        """Up to which sequence the code itself has read; what models have, their answers say."""
+        turns = self._conversation.turns()
+        has_answered = any(turn.is_answer and turn.run_id == self.run.run_id for turn in turns)
+        return 0 if has_answered else self._seen
 
     # Messages in the making
 
@@ -630,6 +658,10 @@ def _record_all(tx: Transaction, run: RunRow, events: Sequence[Event | Draft]) -
         if event.HasField("message_added"):
             event.message_added.message.create_time.FromNanoseconds(tx.now)
         record(tx, run, event)
+        if run.thread.data.unread_notice_count and event.HasField("message_added"):
+            message = event.message_added.message
+            if not message.incomplete:
+                notices.read_by(tx, run, event.actor, through=message.context_sequence)
     tx.append_drafts(run, drafts)
 
 

@@ -41,6 +41,10 @@ class NewJob:
     context: JobContext.ValueType = JobContext.JOB_CONTEXT_ISOLATED
     pass_values: Iterable[str] = ()
     timeout: Duration | None = None
+    notify_assistant_id: str = ""
+    """The assistant that notices wake."""
+    notify_agent: str = ""
+    """The agent behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ def _describe(event: Event, new: NewJob) -> None:
     launched.task = new.task
     launched.labels.update(new.labels)
     launched.notify, launched.context = new.notify, new.context
+    launched.notify_assistant_id = new.notify_assistant_id
+    launched.notify_agent = new.notify_agent
     if new.timeout is not None:
         launched.timeout.CopyFrom(new.timeout)
 
@@ -164,9 +170,9 @@ def update(
     return job
 
 
-def cancel(tx: Transaction, job: JobRow, actor: Actor, *, cascade: bool) -> None:
+def cancel(tx: Transaction, job: JobRow, actor: Actor, *, cascade: bool, by_parent: bool) -> None:
     """Cancels whatever is active or waiting on a job's thread, and with `cascade` below it."""
     if cascade:
-        cancel_tree(tx, job.thread, actor)
+        cancel_tree(tx, job.thread, actor, by_parent=by_parent)
     else:
-        cancel_thread(tx, job.thread, actor)
+        cancel_thread(tx, job.thread, actor, by_parent=by_parent)

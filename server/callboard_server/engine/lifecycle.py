@@ -11,7 +11,7 @@ from callboard.v1.event_pb2 import Actor, Event, RunQueued
 from callboard.v1.lifecycle_pb2 import RunError, RunState, WaitingFor
 from callboard_server.agents.errors import Fenced
 from callboard_server.log.events import THREAD_STATE, kind_of
-from callboard_server.log.fold import VALUE_KINDS, ThreadFold, apply_to_run
+from callboard_server.log.fold import NOTICE_KINDS, VALUE_KINDS, ThreadFold, apply_to_run
 from callboard_server.store.base import EventFilter, RunRow, ThreadRow, Transaction
 
 QUEUED = RunState.RUN_STATE_QUEUED
@@ -108,15 +108,22 @@ def start(tx: Transaction, run: RunRow, worker_id: str, *, from_top: bool) -> No
         voided = Event(actor=SERVER)
         voided.claim_voided.claim_epoch = last_epoch
         record(tx, run, voided)
-        fold_values(tx, run.thread)
+        fold_again(tx, run.thread)
 
 
-def fold_values(tx: Transaction, thread: ThreadRow) -> None:
-    """Makes a thread's values what its events come to, after some of them were taken back."""
+def fold_again(tx: Transaction, thread: ThreadRow) -> None:
+    """Makes a thread what its events come to, after some of them were taken back."""
     fold = ThreadFold()
-    for written in tx.events(thread.session.key, EventFilter(thread=thread.key, kinds=VALUE_KINDS)):
+    wanted = EventFilter(thread=thread.key, kinds=VALUE_KINDS | NOTICE_KINDS)
+    for written in tx.events(thread.session.key, wanted):
         fold.apply(written.event)
     thread.values = fold.values
+    if len(fold.unread) != thread.data.unread_notice_count:
+        for row in tx.notices(thread.key):
+            if row.read and row.data.notice_id in fold.unread:
+                row.read, row.wakes = False, 0
+                tx.save_notice(row)
+        thread.data.unread_notice_count = len(fold.unread)
     tx.save_thread(thread)
 
 

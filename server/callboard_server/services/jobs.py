@@ -6,22 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from callboard.v1 import job_pb2 as pb
+from callboard.v1.assistant_pb2 import Assistant
 from callboard.v1.event_pb2 import JobContext, JobDelivery, JobNotify, RunTrigger
 from callboard.v1.lifecycle_pb2 import Until
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
+from callboard.v1.run_pb2 import Run
 from callboard_server import errors
-from callboard_server.engine import jobs
+from callboard_server.engine import jobs, notices
 from callboard_server.engine.creation import NewRun, NewThread
-from callboard_server.engine.engine import Admitted, Engine, Once, find_thread
+from callboard_server.engine.engine import Admitted, Caller, Engine, Once, find_thread
 from callboard_server.engine.jobs import NewJob
-from callboard_server.engine.lifecycle import TERMINAL
+from callboard_server.engine.lifecycle import RUNNING, TERMINAL
+from callboard_server.errors import ServiceError, Violation
 from callboard_server.ids import new_id
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.rpc import Call
 from callboard_server.services import watch
 from callboard_server.services.paging import fitting, next_token, page_of, wider
 from callboard_server.services.validation import Check
-from callboard_server.store.base import Reader, Transaction
+from callboard_server.store.base import JobRow, Reader, Transaction
 
 _TASK = EVENT_BYTES // 4  # characters, each of up to four bytes
 _WAIT, _LONGEST_WAIT = 30.0, 600.0
@@ -53,6 +56,7 @@ class JobServicer:
         )
         self._engine.assistants.check_run(assistant, request.config, "config")
         timeout = request.timeout if request.HasField("timeout") else None
+        supervisor = self._supervisor(reader, request, call)
         return NewJob(
             thread=NewThread(
                 new_id(),
@@ -80,7 +84,28 @@ class JobServicer:
             context=request.context or JobContext.JOB_CONTEXT_ISOLATED,
             pass_values=request.pass_values,
             timeout=timeout,
+            notify_assistant_id=supervisor.assistant_id if supervisor else "",
+            notify_agent=supervisor.agent if supervisor else "",
         )
+
+    def _supervisor(
+        self, reader: Reader, request: pb.LaunchJobRequest, call: Call
+    ) -> Run | Assistant | None:
+        """Returns who has the assistant that notices wake: a run of the parent, or the thread."""
+        tenant, run_id = call.caller.tenant, call.caller.run_id
+        run = reader.run(tenant, run_id) if run_id else None
+        if run is not None and run.data.thread_id == request.parent_thread_id:
+            return run.data
+        if not request.parent_thread_id:
+            return None
+        parent = find_thread(reader, tenant, request.parent_thread_id)
+        if not parent.data.current_assistant_id:
+            return None
+        try:
+            return self._engine.assistants.resolve(reader, tenant, parent.data.current_assistant_id)
+        except ServiceError:
+            # It was deleted, or its agent is gone.
+            return None
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> pb.Job:
         # A shortened id is no UUID, and yet there is more to say about it than that.
@@ -146,10 +171,15 @@ class JobServicer:
 
     async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> pb.Job:
         _check_job_id(request.job_id)
+        caller, parent_id = call.caller, request.parent_thread_id
 
         def operation(tx: Transaction) -> pb.Job:
-            job = jobs.find(tx, call.caller.tenant, request.job_id)
-            jobs.cancel(tx, job, call.caller.actor, cascade=request.cascade)
+            job = jobs.find(tx, caller.tenant, request.job_id)
+            if parent_id and parent_id != job.data.parent_thread_id:
+                wrong = "is not the thread that launched the job"
+                raise errors.invalid(Violation("parent_thread_id", wrong))
+            by_parent = bool(parent_id) or _is_of_parent(tx, job, caller)
+            jobs.cancel(tx, job, caller.actor, cascade=request.cascade, by_parent=by_parent)
             return self._engine.show_job(tx, job)
 
         return await self._engine.store.write(operation)
@@ -206,8 +236,21 @@ class JobServicer:
                     found = await self._engine.store.read(look)
         except TimeoutError:
             found = await self._engine.store.read(look)
-            return pb.WaitJobsResponse(jobs=found, timed_out=not _is_over(found, first))
-        return pb.WaitJobsResponse(jobs=found)
+        await self._note_fetched(found, call)
+        return pb.WaitJobsResponse(jobs=found, timed_out=not _is_over(found, first))
+
+    async def _note_fetched(self, found: Sequence[pb.Job], call: Call) -> None:
+        """Takes note that a run knows of the ends of jobs: notices tell it nothing new."""
+        caller, over = call.caller, [job.job_id for job in found if job.state in TERMINAL]
+        if not caller.run_id or not over:
+            return
+
+        def operation(tx: Transaction) -> None:
+            run = tx.run(caller.tenant, caller.run_id)
+            if run is not None and run.data.state == RUNNING:
+                notices.read_by(tx, run, caller.actor, jobs=over)
+
+        await self._engine.store.write(operation)
 
     async def _wait_for_change(self, found: Sequence[pb.Job], call: Call) -> None:
         """Waits until the current run of one of the jobs is terminal."""
@@ -242,6 +285,12 @@ class JobServicer:
         check.done()
         async for frame in watch.watch_jobs(self._engine, call, request):
             yield frame
+
+
+def _is_of_parent(reader: Reader, job: JobRow, caller: Caller) -> bool:
+    """Whether a run of the thread that launched a job calls."""
+    run = reader.run(caller.tenant, caller.run_id) if caller.run_id else None
+    return run is not None and run.thread.key == job.parent
 
 
 def _check_job_id(job_id: str) -> None:
