@@ -267,6 +267,9 @@ class AgentSettings(_Section):
     """How hard the model shall think, in the provider's own words."""
     model_attempts: PositiveInt = 5
     """How often a model call is tried that fails for a reason that may pass."""
+    compact_at: PositiveInt | None = None
+    """At how many tokens a conversation is too long, so that its older part is summarised; only
+    when the model's provider says so when left out."""
     timeout: PositiveFloat | None = None
     """Seconds that a run may be RUNNING in all, where its request does not say."""
     concurrency: PositiveInt | None = None

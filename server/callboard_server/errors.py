@@ -229,12 +229,11 @@ def etag_mismatch(kind: str) -> ServiceError:
     )
 
 
-def assistant_required(thread_id: str) -> ServiceError:
+def assistant_required(thread_id: str, field: str = "assistant_id") -> ServiceError:
     return ServiceError(
         grpc.StatusCode.FAILED_PRECONDITION,
         ErrorReason.ERROR_REASON_ASSISTANT_REQUIRED,
-        f"no assistant is named and thread {thread_id or '(new)'} has no current one; "
-        "set assistant_id",
+        f"no assistant is named and thread {thread_id or '(new)'} has no current one; set {field}",
     )
 
 

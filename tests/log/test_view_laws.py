@@ -16,9 +16,9 @@ from callboard_server.log.conversation import Conversation
 from callboard_server.log.view import Viewer, messages_of, view_of
 from callboard_server.models import anthropic_rendering, openai_chat, openai_responses
 from callboard_server.models.base import ModelRequest
+from standins import anthropic_rules, openai_rules
 from tests.log.conversations import ASSISTANT, SYSTEM, TOOL, USER
 from tests.log.stories import ASSISTANTS, Story, stories
-from tests.models import anthropic_rules, openai_rules
 
 _WORD = re.compile(r"\w+:\w*:\d+\.")
 _TAG = re.compile(r"<(/?)(?:agent|user|tool_call|tool_result|conversation_summary)\b[^>]*>")

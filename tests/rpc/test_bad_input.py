@@ -175,6 +175,7 @@ IDS: list[tuple[Callable[[str], Proto], str, str]] = [
     (lambda i: DeleteThreadRequest(thread_id=i), "thread_id", "THREAD"),
     (lambda i: GetThreadStateRequest(thread_id=i), "thread_id", "THREAD"),
     (lambda i: CopyThreadRequest(thread_id=i), "thread_id", "THREAD"),
+    (lambda i: CompactThreadRequest(thread_id=i), "thread_id", "THREAD"),
     (lambda i: ListMessagesRequest(thread_id=i), "thread_id", "THREAD"),
     (lambda i: ListEventsRequest(thread_id=i), "thread_id", "THREAD"),
     (lambda i: ListActionsRequest(thread_id=i), "thread_id", "THREAD"),
@@ -362,6 +363,7 @@ WRONG_FIELDS: list[tuple[Proto, list[str]]] = [
     (of(CopyThreadRequest, thread_id=UNKNOWN, at_sequence=-1), ["at_sequence"]),
     (of(CopyThreadRequest, thread_id=UNKNOWN, metadata=nested(33)), ["metadata" + ".a" * 32]),
     (of(CopyThreadRequest, thread_id=UNKNOWN, request_id="x" * 129), ["request_id"]),
+    (of(CompactThreadRequest, thread_id=UNKNOWN, request_id="x" * 129), ["request_id"]),
     (of(ListMessagesRequest, thread_id=UNKNOWN, order=5), ["order"]),
     (of(UpdateThreadStateRequest, thread_id=UNKNOWN), ["messages"]),
     (of(ListEventsRequest, thread_id=UNKNOWN, kinds=[1]), ["kinds[0]"]),
@@ -697,7 +699,6 @@ async def test_a_repeated_stream_of_a_run_joins_it(server: Served, gates: Gates)
 
 
 NOT_YET: list[tuple[str, Proto]] = [
-    ("CompactThread", CompactThreadRequest(thread_id=UNKNOWN)),
     ("JOB_CONTEXT_FORK", job(context=2)),
     (
         "StreamRun.cancel_after_detach",

@@ -306,16 +306,21 @@ class AsyncThreads:
     ) -> Thread:
         """Makes assistants see a summary instead of the thread's older part.
 
+        A summary that is given holds at once and for all assistants. Without one, a run of the
+        thread's current assistant is queued that writes it for itself alone.
+
         Args:
             thread_id: The thread.
-            summary: The summary; written by the thread's current assistant when left out.
+            summary: The summary; the thread's current assistant writes one when it is left out.
             request_id: Makes repeats of your own safe; made by the client when left out.
 
         Returns:
             The thread.
 
         Raises:
-            NotFound: THREAD_NOT_FOUND.
+            NotFound: THREAD_NOT_FOUND, ASSISTANT_NOT_FOUND.
+            FailedPrecondition: ASSISTANT_REQUIRED.
+            InvalidArgument: FIELD_INVALID, where the current assistant is no chat agent.
             AlreadyExists: REQUEST_ID_REUSED.
         """
         request = CompactThreadRequest(

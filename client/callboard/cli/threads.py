@@ -71,6 +71,24 @@ def messages(cli: Cli, thread_id: ThreadId, limit: LimitOption = 1000) -> None:
 
 
 @command(app)
+def compact(
+    cli: Cli,
+    thread_id: ThreadId,
+    summary: Annotated[
+        str | None, typer.Option(help="The summary; its assistant writes one when left out.")
+    ] = None,
+) -> None:
+    """Let assistants see a summary instead of all that was said on a thread so far."""
+    thread = cli.client.threads.compact(thread_id, summary=summary)
+    if cli.out.as_json:
+        cli.out.json(thread)
+    elif summary:
+        cli.out.write(f"{thread_id} starts from your summary now\n")
+    else:
+        cli.out.write(f"queued a run that summarises {thread_id}\n")
+
+
+@command(app)
 def export(
     cli: Cli,
     thread_id: ThreadId,

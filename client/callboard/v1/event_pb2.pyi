@@ -198,6 +198,8 @@ class _RunTriggerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunTrigger
     """It does the work of a job."""
     RUN_TRIGGER_INBOX: _RunTrigger.ValueType  # 3
     """A run ended before it had seen what STEER gave it, or the thread had unread notices."""
+    RUN_TRIGGER_COMPACTION: _RunTrigger.ValueType  # 4
+    """CompactThread wants a summary written. It takes no input and says nothing."""
 
 class RunTrigger(_RunTrigger, metaclass=_RunTriggerEnumTypeWrapper):
     """Why there is a run."""
@@ -210,6 +212,8 @@ RUN_TRIGGER_JOB: RunTrigger.ValueType  # 2
 """It does the work of a job."""
 RUN_TRIGGER_INBOX: RunTrigger.ValueType  # 3
 """A run ended before it had seen what STEER gave it, or the thread had unread notices."""
+RUN_TRIGGER_COMPACTION: RunTrigger.ValueType  # 4
+"""CompactThread wants a summary written. It takes no input and says nothing."""
 Global___RunTrigger: _TypeAlias = RunTrigger  # noqa: Y015
 
 class _JobContext:
@@ -824,12 +828,14 @@ class ContextCompacted(_message.Message):
     THROUGH_SEQUENCE_FIELD_NUMBER: _builtins.int
     ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     through_sequence: _builtins.int
-    """The last event that the summary covers."""
+    """The last event that the summary covers. A tool call whose result came later is not covered."""
     assistant_id: _builtins.str
     """The assistant whose view is compacted; empty for all."""
     @_builtins.property
     def summary(self) -> _message_pb2.Message:
-        """The summary that stands for what came before."""
+        """The summary that stands for what came before. Its author is who wrote it; views show it as the
+        beginning of the conversation, and say that it is a summary.
+        """
 
     def __init__(
         self,
@@ -1235,8 +1241,9 @@ Global___ModelCallStarted: _TypeAlias = ModelCallStarted  # noqa: Y015
 
 @_typing.final
 class ModelCallFinished(_message.Message):
-    """A try of a model call failed. Its message_discarded follows in the same commit. A try that
-    succeeded has no such event: the message that it wrote says what it used and why it stopped.
+    """A try of a model call failed. Its message_discarded follows in the same commit, unless it was to
+    write a summary. A try that succeeded has no such event: the message that it wrote, or the summary
+    of its context_compacted, says what it used and why it stopped.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

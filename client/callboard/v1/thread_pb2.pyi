@@ -660,7 +660,7 @@ class CompactThreadRequest(_message.Message):
     thread_id: _builtins.str
     """The thread. Required."""
     summary: _builtins.str
-    """The summary to use; written by the thread's current assistant when empty."""
+    """The summary to use; the thread's current assistant writes one when empty."""
     request_id: _builtins.str
     """Makes repeats safe."""
     def __init__(

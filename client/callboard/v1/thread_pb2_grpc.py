@@ -207,7 +207,14 @@ class ThreadServiceServicer(object):
     def CompactThread(self, request, context):
         """Makes assistants see a summary instead of the thread's older part.
 
-        Writes context_compacted. Errors: NOT_FOUND / THREAD_NOT_FOUND.
+        With a summary, writes context_compacted: it holds for all assistants, and stands for what was
+        before the runs that have begun and are not over. Without one, queues a run of the thread's
+        current assistant, a chat agent's, that writes it for itself alone, and returns at once: how
+        that run ends, says whether it did. The log keeps everything, and so do the thread's state and
+        messages. Tool calls stay with their results, and unread notices in view. A repeat with the
+        same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND,
+        ASSISTANT_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_REQUIRED; INVALID_ARGUMENT / FIELD_INVALID;
+        ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

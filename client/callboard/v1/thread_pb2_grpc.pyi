@@ -101,7 +101,14 @@ class ThreadServiceStub:
     CompactThread: _grpc.UnaryUnaryMultiCallable[_thread_pb2.CompactThreadRequest, _thread_pb2.Thread]
     """Makes assistants see a summary instead of the thread's older part.
 
-    Writes context_compacted. Errors: NOT_FOUND / THREAD_NOT_FOUND.
+    With a summary, writes context_compacted: it holds for all assistants, and stands for what was
+    before the runs that have begun and are not over. Without one, queues a run of the thread's
+    current assistant, a chat agent's, that writes it for itself alone, and returns at once: how
+    that run ends, says whether it did. The log keeps everything, and so do the thread's state and
+    messages. Tool calls stay with their results, and unread notices in view. A repeat with the
+    same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND,
+    ASSISTANT_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_REQUIRED; INVALID_ARGUMENT / FIELD_INVALID;
+    ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_thread_pb2.ListEventsRequest, _thread_pb2.ListEventsResponse]
     """Lists events of a thread or its session, in either direction.
@@ -191,7 +198,14 @@ class ThreadServiceAsyncStub(ThreadServiceStub):
     CompactThread: _aio.UnaryUnaryMultiCallable[_thread_pb2.CompactThreadRequest, _thread_pb2.Thread]  # type: ignore[assignment]
     """Makes assistants see a summary instead of the thread's older part.
 
-    Writes context_compacted. Errors: NOT_FOUND / THREAD_NOT_FOUND.
+    With a summary, writes context_compacted: it holds for all assistants, and stands for what was
+    before the runs that have begun and are not over. Without one, queues a run of the thread's
+    current assistant, a chat agent's, that writes it for itself alone, and returns at once: how
+    that run ends, says whether it did. The log keeps everything, and so do the thread's state and
+    messages. Tool calls stay with their results, and unread notices in view. A repeat with the
+    same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND,
+    ASSISTANT_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_REQUIRED; INVALID_ARGUMENT / FIELD_INVALID;
+    ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_thread_pb2.ListEventsRequest, _thread_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events of a thread or its session, in either direction.
@@ -338,7 +352,14 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_thread_pb2.Thread, _abc.Awaitable[_thread_pb2.Thread]]:
         """Makes assistants see a summary instead of the thread's older part.
 
-        Writes context_compacted. Errors: NOT_FOUND / THREAD_NOT_FOUND.
+        With a summary, writes context_compacted: it holds for all assistants, and stands for what was
+        before the runs that have begun and are not over. Without one, queues a run of the thread's
+        current assistant, a chat agent's, that writes it for itself alone, and returns at once: how
+        that run ends, says whether it did. The log keeps everything, and so do the thread's state and
+        messages. Tool calls stay with their results, and unread notices in view. A repeat with the
+        same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND,
+        ASSISTANT_NOT_FOUND; FAILED_PRECONDITION / ASSISTANT_REQUIRED; INVALID_ARGUMENT / FIELD_INVALID;
+        ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

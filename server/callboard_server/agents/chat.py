@@ -16,6 +16,7 @@ from uuid import NAMESPACE_OID, uuid5
 from pydantic import BaseModel
 
 from callboard.v1.error_pb2 import ErrorReason
+from callboard.v1.event_pb2 import RunTrigger
 from callboard.v1.message_pb2 import Message, StopReason
 from callboard_server.agents.chat_config import (
     CHAT_CONFIG_SCHEMA,
@@ -23,6 +24,7 @@ from callboard_server.agents.chat_config import (
     Unfit,
     read_config,
 )
+from callboard_server.agents.compaction import Compactor
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.limits import Limits
 from callboard_server.agents.model_calls import ModelCaller
@@ -71,6 +73,7 @@ class _Settings:
     max_output_tokens: int | None
     effort: str
     attempts: int
+    compact_at: int | None
 
 
 class ChatAgent:
@@ -92,6 +95,8 @@ class ChatAgent:
         max_output_tokens: How long an answer may be.
         effort: How hard the model shall think, in the provider's own words.
         model_attempts: How often a model call is tried that fails for a reason that may pass.
+        compact_at: At how many tokens a conversation is too long, so that its older part is
+            summarised; that of the model's provider when None.
 
     Raises:
         ModelSpecError: The model cannot be opened.
@@ -119,6 +124,7 @@ class ChatAgent:
         max_output_tokens: int | None = None,
         effort: str = "",
         model_attempts: int = 5,
+        compact_at: int | None = None,
     ) -> None:
         self._base = base or Path.cwd()
         self._model = self._prepare(model)
@@ -134,6 +140,7 @@ class ChatAgent:
                 "max_output_tokens": max_output_tokens,
                 "effort": effort,
                 "model_attempts": model_attempts,
+                "compact_at": compact_at,
                 "system": system,
                 "others": others,
             }
@@ -181,10 +188,18 @@ class ChatAgent:
             # What sources offer is known only when they answer.
             self._choose_tools(self._tools, wanted)
 
-    async def __call__(self, ctx: Context) -> Message:
-        """Answers; returns the last message, which is committed."""
+    async def __call__(self, ctx: Context) -> Message | None:
+        """Answers; returns the last message, which is committed.
+
+        A run that is only to summarise the conversation does that, and says nothing.
+        """
         settings = await self._configure(ctx)
         caller = ModelCaller(ctx, settings.model, settings.attempts)
+        compactor = Compactor(ctx, caller, settings.compact_at)
+        if ctx.run.trigger == RunTrigger.RUN_TRIGGER_COMPACTION:
+            view = await ctx.view(settings.others)
+            await compactor.summarise_all(view, _request(ctx, view, settings))
+            return None
         while True:
             view = await ctx.view(settings.others)
             progress = find_progress(view.messages, ctx.run.run_id, ctx.author)
@@ -194,7 +209,7 @@ class ChatAgent:
                 await close_calls(ctx, progress.unanswered)
             elif progress.result is None:
                 settings.limits.check(progress.turns + view.summarised_answers, caller.used)
-                await caller.call(_request(ctx, view, settings), view.context_sequence)
+                await compactor.call(view, _request(ctx, view, settings))
             elif (objection := _objection(progress, progress.result, settings.output)) is not None:
                 await ctx.correct(objection)
             else:
@@ -222,6 +237,7 @@ class ChatAgent:
             max_output_tokens=wanted.max_output_tokens,
             effort=wanted.effort or "",
             attempts=wanted.model_attempts or 1,
+            compact_at=wanted.compact_at,
         )
 
     async def _open(self, wanted: str | None, models: Models) -> Model:

@@ -57,6 +57,8 @@ class ChatConfig(BaseModel):
     """How hard the model shall think, in the provider's own words."""
     model_attempts: PositiveInt | None = None
     """How often a model call is tried that fails for a reason that may pass."""
+    compact_at: PositiveInt | None = None
+    """At how many tokens a conversation is too long, so that its older part is summarised."""
 
     def over(self, own: ChatConfig) -> ChatConfig:
         """Returns it with what it does not say taken from an agent's own."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from google.protobuf.struct_pb2 import Struct
 from jsonschema import Draft202012Validator, SchemaError
@@ -201,6 +201,15 @@ class Context:
             context_sequence: How much of the log its writer has seen: that of the view.
         """
         return MessageWriter(self._work, context_sequence)
+
+    def write_summary(self, context_sequence: int, through_sequence: int) -> SummaryWriter:
+        """Begins a summary, from which the assistant's views start once it is committed.
+
+        Args:
+            context_sequence: How much of the log its writer has seen.
+            through_sequence: The last event that it stands for: that of a cut of the view.
+        """
+        return SummaryWriter(self._work, self.author, context_sequence, through_sequence)
 
     # Values
 
@@ -530,6 +539,57 @@ class MessageWriter:
     async def discard(self, reason: str, *events: Event) -> None:
         """Says that what was streamed is void, behind other events of the same commit."""
         await self._work.discard_message(self.message_id, reason, *events)
+
+
+class SummaryWriter(MessageWriter):
+    """A summary in the making: it is no message of the thread, and nobody reads along."""
+
+    def __init__(
+        self, work: Work, author: str, context_sequence: int, through_sequence: int
+    ) -> None:
+        self._work = work
+        self._author = author
+        self._context_sequence = context_sequence
+        self._through_sequence = through_sequence
+        self.message_id = str(uuid4())
+
+    def delta(self, index: int, text: str, kind: Delta.Kind.ValueType = Delta.KIND_TEXT) -> None:
+        """Shows nothing."""
+
+    async def commit(
+        self,
+        content: Sequence[ContentBlock],
+        *,
+        usage: Usage | None = None,
+        model: str = "",
+        stop_reason: StopReason.ValueType = StopReason.STOP_REASON_UNSPECIFIED,
+        provider_state: ProviderState | None = None,
+    ) -> Message:
+        """Makes the summary durable, of what was written as text."""
+        event = Event()
+        compacted = event.context_compacted
+        compacted.through_sequence = self._through_sequence
+        compacted.assistant_id = self._work.run.assistant_id
+        compacted.summary.CopyFrom(
+            Message(
+                message_id=self.message_id,
+                role=Role.ROLE_USER,
+                author=self._author,
+                run_id=self._work.run.run_id,
+                content=[block for block in content if block.HasField("text")],
+                context_sequence=self._context_sequence,
+                usage=usage,
+                model=model,
+                stop_reason=stop_reason,
+            )
+        )
+        compacted.summary.create_time.FromMicroseconds(round(self._work.now() * 1e6))
+        await self._work.commit(event)
+        return compacted.summary
+
+    async def discard(self, reason: str, *events: Event) -> None:
+        """Writes other events: of the summary itself there was nothing to be seen."""
+        await self._work.commit(*events)
 
 
 class ContextJobs:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -93,12 +95,31 @@ class ModelCaller:
         Raises:
             ModelCallFailed: It did not answer, and will not.
         """
+        return await self.write(request, partial(self._ctx.write_message, context_sequence))
+
+    async def write(
+        self,
+        request: ModelRequest,
+        begin: Callable[[], MessageWriter],
+        check: Callable[[Answer], object] = lambda answer: None,
+    ) -> Message:
+        """Calls the model, and commits what it answers.
+
+        Args:
+            request: What it sees.
+            begin: Begins what is committed, for each try.
+            check: Raises a `ModelError` if an answer is of no use.
+
+        Raises:
+            ModelCallFailed: It did not answer, and will not.
+        """
         for attempt in count(1):
-            writer = self._ctx.write_message(context_sequence)
+            writer = begin()
             if attempt > 1:
                 await writer.announce(self._model.name)
             try:
                 answer = await self._read_answer(request, writer)
+                check(answer)
             except ModelError as error:
                 await self._end_try(writer, error, attempt)
             except Exception:

@@ -220,6 +220,7 @@ def _make_chat_agent(
             max_output_tokens=settings.max_output_tokens,
             effort=settings.effort,
             model_attempts=settings.model_attempts,
+            compact_at=settings.compact_at,
         )
     except ModelSpecError as error:
         raise ConfigError(f"[agents.{name}] model: {error}") from error

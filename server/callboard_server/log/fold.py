@@ -100,6 +100,10 @@ def _tried(run: Run, event: Event) -> None:
     add_usage(run.usage, event.model_call_finished.usage)
 
 
+def _summarised(run: Run, event: Event) -> None:
+    add_usage(run.usage, event.context_compacted.summary.usage)
+
+
 def _steered(run: Run, event: Event) -> None:
     run.steered_sequence = event.sequence
 
@@ -120,6 +124,7 @@ _RUN_FOLDS: dict[str, Callable[[Run, Event], None]] = {
     "run_cancel_requested": _stopping,
     "run_input_added": _steered,
     "message_added": _said,
+    "context_compacted": _summarised,
     "model_call_finished": _tried,
     "run_finished": _finished,
 }

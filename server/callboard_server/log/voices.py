@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text, ToolCall, ToolResult
 
 SUMMARY_TAG = "conversation_summary"
+NOTICE_TAG = "notice"
 SYSTEM_TAG = "system_message"
 """For wire formats in which a conversation holds no instructions."""
 
-_TAGS = "|".join(("agent", "user", "tool_call", "tool_result", SUMMARY_TAG, SYSTEM_TAG))
+_TAGS = "|".join(("agent", "user", "tool_call", "tool_result", SUMMARY_TAG, NOTICE_TAG, SYSTEM_TAG))
 # Also at the end of a block: the next one may go on with it.
 _TAG = re.compile(rf"<(?=\s*/?\s*(?:(?:{_TAGS})\b|\w*\Z))", re.I)
 _UNSAFE = {"&": "&amp;", '"': "&quot;", "<": "&lt;", ">": "&gt;"}
@@ -44,7 +45,9 @@ def said_by_agent(message: Message, results: Iterable[Message] = ()) -> Message 
 def said_by_user(message: Message) -> Message | None:
     """Returns what a user or the server said; None where nothing of it shows."""
     content = _each(_show, message)
-    if message.role == Role.ROLE_USER and message.author:
+    if message.notice_id:
+        content = _tagged(NOTICE_TAG, "", content)
+    elif message.role == Role.ROLE_USER and message.author:
         content = _tagged("user", message.author, content)
     return _heard(message, message.role, content)
 
@@ -52,7 +55,11 @@ def said_by_user(message: Message) -> Message | None:
 def summarised(summary: Message) -> Message | None:
     """Returns a summary as the beginning of a conversation; None where it says nothing."""
     content = _tagged(SUMMARY_TAG, "", _each(_show, summary))
-    return _heard(summary, Role.ROLE_USER, content)
+    heard = _heard(summary, Role.ROLE_USER, content)
+    if heard is not None:
+        # It is nothing that its run was given, or said.
+        heard.ClearField("run_id")
+    return heard
 
 
 def _heard(

@@ -10,14 +10,17 @@ from google.protobuf.empty_pb2 import Empty
 
 from callboard.structs import to_dict
 from callboard.v1 import thread_pb2 as pb
+from callboard.v1.assistant_pb2 import Agent, Assistant
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Event
 from callboard.v1.lifecycle_pb2 import Until
 from callboard_server import errors
+from callboard_server.engine.admission import admit
+from callboard_server.engine.compaction import summarising_run, write_summary
 from callboard_server.engine.copying import Original, original_of, write_copy
 from callboard_server.engine.creation import NewThread, add_state, check_size, open_session
 from callboard_server.engine.deletion import delete_tree
-from callboard_server.engine.engine import Once, find_run, find_thread, once
+from callboard_server.engine.engine import Admitted, Once, find_run, find_thread, once
 from callboard_server.engine.present import show_thread
 from callboard_server.ids import new_id
 from callboard_server.log.events import CONDENSED, without_provider_state
@@ -175,7 +178,38 @@ class ThreadServicer(StateRpcs):
         return await self._engine.store.write(once(key, pb.Thread, operation))
 
     async def CompactThread(self, request: pb.CompactThreadRequest, call: Call) -> pb.Thread:
-        raise errors.not_implemented("CompactThread")
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        check.request_id(request.request_id)
+        check.done()
+        key = Once.of(call.caller, request, request.request_id)
+
+        def write(tx: Transaction) -> pb.Thread:
+            thread = find_thread(tx, call.caller.tenant, request.thread_id)
+            write_summary(tx, thread, request.summary, call.caller.actor)
+            return show_thread(tx, thread)
+
+        def queue(tx: Transaction) -> Admitted[pb.Thread]:
+            thread = find_thread(tx, call.caller.tenant, request.thread_id)
+            new = summarising_run(self._summariser(tx, thread))
+            run = admit(tx, thread, new, call.caller.actor)
+            return Admitted(run, lambda: show_thread(tx, thread))
+
+        if request.summary.strip():
+            return await self._engine.store.write(once(key, pb.Thread, write))
+        return await self._engine.admit(key, pb.Thread, queue)
+
+    def _summariser(self, tx: Transaction, thread: ThreadRow) -> Assistant:
+        """Returns the assistant that writes a thread's summary."""
+        current = thread.data.current_assistant_id
+        if not current:
+            raise errors.assistant_required(thread.data.thread_id, "summary")
+        assistant = self._engine.assistants.resolve(tx, thread.session.tenant, current)
+        agent = self._engine.registry.get(assistant.agent)
+        if agent is not None and agent.kind != Agent.KIND_CHAT:
+            problem = f"is required: {assistant.name}, who answers on the thread, has no model"
+            raise errors.invalid(errors.Violation("summary", problem))
+        return assistant
 
     # The log
 
