@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 import typer
 
 from callboard import AsyncClient, Client
-from callboard.cli.failures import CommandError, ExitCode
+from callboard._async.supervisors import home_of
+from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.invocation import Cli, command, split_names
 from callboard.cli.output import Output
 
@@ -45,6 +46,8 @@ def mcp(
     ] = "callboard",
 ) -> None:
     """Offer the jobs of a server as tools over MCP: launch, check, update, cancel and list."""
+    with checks_arguments():
+        home_of(home)
     wanted = _pick_agents(cli.client, split_names(agents))
     with _needs_mcp_extra():
         from callboard.kit.mcp import serve_http, serve_pipes
