@@ -167,7 +167,8 @@ class Family:
 
     async def waits_for_any(self, ctx: Context) -> str:
         """Waits for the first of them."""
-        jobs = [await ctx.jobs.launch("worker", word) for word in (await ctx.input()).split()]
+        words = (await ctx.input()).split()
+        jobs = [await ctx.jobs.launch("worker", word, notify="none") for word in words]
         done = await ctx.jobs.wait(*jobs, any=True)
         return ", ".join(RunState.Name(job.state) for job in done)
 

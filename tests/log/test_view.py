@@ -409,14 +409,14 @@ class TestSummaries:
 
     def test_unread_notices_stay(self, log: Log) -> None:
         for notice in "read", "unread":
-            told = message(SYSTEM, notice)
+            told = message(USER, notice)
             told.notice_id = notice
             log.add_message(told)
         through = log.read_notices("read")
         log.compact("They talked.", through)
         log.begin("1", "ann", "go")
         before = log.sent_to("1")
-        assert before[1:] == ["system: unread", "go"]
+        assert before[1:] == ["<notice>unread</notice>", "go"]
         log.read_notices("unread")
         assert log.sent_to("1") == before
 

@@ -21,7 +21,7 @@ from tests.log.conversations import ASSISTANT, SYSTEM, TOOL, USER
 from tests.log.stories import ASSISTANTS, Story, stories
 
 _WORD = re.compile(r"\w+:\w*:\d+\.")
-_TAG = re.compile(r"<(/?)(?:agent|user|tool_call|tool_result|conversation_summary)\b[^>]*>")
+_TAG = re.compile(r"<(/?)(?:agent|user|tool_call|tool_result|conversation_summary|notice)\b[^>]*>")
 
 enough = settings(max_examples=50)
 

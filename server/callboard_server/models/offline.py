@@ -26,6 +26,7 @@ from callboard.v1.message_pb2 import (
     ToolResult,
     Usage,
 )
+from callboard_server.log.voices import NOTICE_TAG
 from callboard_server.models.base import (
     Answer,
     ModelRequest,
@@ -93,7 +94,7 @@ class OfflineModel:
         results = [result for message in new for result in _results(message)]
         for name, group in groupby(results, key=lambda result: result.name):
             self._answer_results(reply, name, list(group), asked)
-        reply.says += [_text(message) for message in new if message.notice_id]
+        reply.says += [_notice(message) for message in new if message.notice_id]
         texts = _texts(new)
         if texts or not (reply.says or reply.calls):
             # Nothing new: the last answer was cut off, so what was asked is still open.
@@ -146,11 +147,16 @@ def _since_answer(messages: Sequence[Message], *, final: bool = False) -> Sequen
 
 
 def _texts(messages: Sequence[Message]) -> list[str]:
-    return [_text(message) for message in messages if message.role == Role.ROLE_USER]
+    said = (m for m in messages if m.role == Role.ROLE_USER and not m.notice_id)
+    return [_text(message) for message in said]
 
 
 def _text(message: Message) -> str:
     return "\n".join(block.text.text for block in message.content if block.HasField("text"))
+
+
+def _notice(message: Message) -> str:
+    return _text(message).removeprefix(f"<{NOTICE_TAG}>").removesuffix(f"</{NOTICE_TAG}>")
 
 
 def _results(message: Message) -> list[ToolResult]:
