@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from callboard.v1.event_pb2 import Actor, Event
-from callboard_server.engine.ending import cancel_thread
+from callboard_server.engine.ending import cancel_thread, finish_stopped
+from callboard_server.engine.line import ThreadLine
 from callboard_server.store.base import SessionRow, ThreadRow, Transaction
 
 
@@ -18,6 +19,8 @@ def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> SessionRow 
     below = tx.threads_below(thread.key)
     for each in below:
         cancel_thread(tx, each, actor, by_parent=each.key != thread.key)
+    if thread.parent is not None:
+        _end_at_once(tx, thread, actor)
     for each in reversed(below):
         if thread.parent is not None:
             tx.erase_events(each)
@@ -29,3 +32,10 @@ def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> SessionRow 
         return None
     tx.delete_session(thread.session)
     return thread.session
+
+
+def _end_at_once(tx: Transaction, thread: ThreadRow, actor: Actor) -> None:
+    """Ends the runs of a job's thread that were asked to stop, so that its parent knows of it."""
+    line = ThreadLine(tx, thread)
+    for run in list(line.runs):
+        finish_stopped(tx, line, run, actor)
