@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from callboard.v1.event_pb2 import Event, StepRecorded
+from callboard.v1.event_pb2 import Actor, Event, StepRecorded
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy, RunState
 from callboard.v1.message_pb2 import Role
@@ -179,6 +179,12 @@ def terminal_last(log: Sequence[Event], *, unfinished: Iterable[str] = ()) -> It
         yield f"run {run_id} has no end"
 
 
+def _is_of_the_server(event: Event) -> bool:
+    """Whether others than its code write an event of a run: they also close its tool calls."""
+    by_server = event.actor.kind == Actor.KIND_SERVER and event.HasField("message_added")
+    return by_server or event.WhichOneof("payload") in _OF_THE_SERVER
+
+
 def fenced(log: Sequence[Event]) -> Iterator[str]:
     """Claims have growing epochs, only the last writes, and a thread has one run at work."""
     epochs: dict[str, int] = defaultdict(int)
@@ -201,7 +207,7 @@ def fenced(log: Sequence[Event]) -> Iterator[str]:
             continue
         elif event.claim_epoch != epochs[run]:
             yield f"event {event.sequence} has epoch {event.claim_epoch}, not {epochs[run]}"
-        elif epochs[run] and run not in busy and kind not in _OF_THE_SERVER:
+        elif epochs[run] and run not in busy and not _is_of_the_server(event):
             yield f"event {event.sequence} was written while run {run} was not at work"
         if kind in _STOPS_RUNNING:
             busy.discard(run)

@@ -105,6 +105,10 @@ async def talk(client: AsyncClient, *questions: str) -> list[Run]:
     return runs
 
 
+async def newest_run(client: AsyncClient, thread_id: str) -> Run:
+    return await anext(client.runs.list(thread_id=thread_id))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 class TestBudget:
     async def test_the_older_part_gives_way_to_a_summary(self, kind: Kind, tmp_path: Path) -> None:
@@ -142,8 +146,8 @@ class TestBudget:
             return reply
 
         handler = answering(kind, script)
-        agent = {"compact_at": 900, "client_tools": [NOTE], "tool_policy": {"note": "deny"}}
-        async with chatting(tmp_path, handler, kind, **agent) as (client, server):
+        agent: dict[str, Any] = {"client_tools": [NOTE], "tool_policy": {"note": "deny"}}
+        async with chatting(tmp_path, handler, kind, compact_at=900, **agent) as (client, server):
             run = await ask(client)
             log = await sound_log(client, run.thread_id)
             assert len(await results_of(client, run)) == 5
@@ -160,9 +164,12 @@ class TestBudget:
                 return reply
             return Reply(LONG, [Call("note")], input_tokens=size_of(body))
 
-        agent = {"client_tools": [NOTE], "tool_policy": {"note": "deny"}, "max_turns": 8}
+        agent: dict[str, Any] = {"client_tools": [NOTE], "tool_policy": {"note": "deny"}}
         handler = answering(kind, script)
-        async with chatting(tmp_path, handler, kind, compact_at=900, **agent) as (client, server):
+        async with chatting(tmp_path, handler, kind, compact_at=900, max_turns=8, **agent) as (
+            client,
+            server,
+        ):
             run = await ask(client)
             assert summaries_in(await log_of(client, run.thread_id))
             assert len(answered(server)) == 8
@@ -295,8 +302,8 @@ class TestOnDemand:
                 assert calls[0] == calls[1]
                 with pytest.raises(AlreadyExists):
                     await client.threads.compact(thread, summary="?", request_id=f"{summary}")
-                runs = [run async for run in client.runs.list(thread_id=thread)]
-                await over(client, runs[0])
+                await over(client, await newest_run(client, thread))
+            runs = [run async for run in client.runs.list(thread_id=thread)]
             assert len(runs) == len(summaries_in(await log_of(client, thread))) == 2
 
     async def test_the_current_assistant_writes_one(self, tmp_path: Path) -> None:
@@ -304,8 +311,7 @@ class TestOnDemand:
         async with chatting(tmp_path, handler) as (client, server):
             thread = (await talk(client, "one", "two"))[0].thread_id
             await client.threads.compact(thread)
-            [run, *_] = [run async for run in client.runs.list(thread_id=thread)]
-            run = await over(client, run)
+            run = await over(client, await newest_run(client, thread))
             assert (run.state, run.trigger) == (SUCCEEDED, RunTrigger.RUN_TRIGGER_COMPACTION)
             assert run.outcome.usage.model_calls == 1
             assert not run.outcome.HasField("result")
@@ -337,6 +343,34 @@ class TestOnDemand:
             assert "<conversation_summary>Summary." in str(server.requests[-1].body)
             await sound_log(client, thread)
 
+    async def test_a_run_that_writes_one_has_read_no_notices(self, tmp_path: Path) -> None:
+        held, asked = asyncio.Event(), asyncio.Event()
+
+        async def script(body: Any) -> Reply:
+            if wants_summary(body):
+                return Reply("Summary.")
+            if "two" in said(body)[-1]:
+                asked.set()
+                await held.wait()
+            return Reply("Answer.")
+
+        async with chatting(tmp_path, answering("anthropic", script)) as (client, server):
+            thread = (await talk(client, "one"))[0].thread_id
+            run = await client.runs.create("chat", "two", thread_id=thread)
+            await asked.wait()
+            job = await client.jobs.launch("chat", "Look.", parent_thread_id=thread)
+            await client.jobs.wait(job.job_id)
+            await client.threads.compact(thread)
+            held.set()
+            await over(client, run)
+            summarising = await newest_run(client, thread)
+            assert summarising.trigger == RunTrigger.RUN_TRIGGER_COMPACTION
+            await over(client, summarising)
+            woken = await newest_run(client, thread)
+            assert woken.trigger == RunTrigger.RUN_TRIGGER_INBOX
+            assert (await over(client, woken)).state == SUCCEEDED
+            assert "Look." in said(server.requests[-1].body)[-1]
+
     async def test_where_the_model_writes_none_the_run_fails(self, tmp_path: Path) -> None:
         def script(body: Any) -> Reply:
             return Reply("", refusal="no") if wants_summary(body) else Reply("Answer.")
@@ -344,8 +378,7 @@ class TestOnDemand:
         async with chatting(tmp_path, answering("anthropic", script)) as (client, _):
             thread = (await talk(client, "one"))[0].thread_id
             await client.threads.compact(thread)
-            [run, *_] = [run async for run in client.runs.list(thread_id=thread)]
-            run = await over(client, run)
+            run = await over(client, await newest_run(client, thread))
         assert run.state == FAILED and "wrote no summary" in run.outcome.error.message
 
     async def test_what_cannot_be_summarised_is_refused(self, tmp_path: Path) -> None:

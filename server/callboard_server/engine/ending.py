@@ -5,7 +5,7 @@ from __future__ import annotations
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import ActionClosed, Actor, Event, RunQueued, RunTrigger
 from callboard.v1.lifecycle_pb2 import Outcome, RunError, RunState
-from callboard_server.engine import actions, notices
+from callboard_server.engine import actions, interruption, notices
 from callboard_server.engine.creation import NewRun, add_run
 from callboard_server.engine.lifecycle import (
     CANCELLED,
@@ -121,6 +121,8 @@ def finish(
     was_active = is_active(run)
     awaited = list(run.data.waiting_for.ids)
     actions.close_all(tx, run, ActionClosed.CAUSE_RUN_OVER)
+    if state != SUCCEEDED and run.data.claim_epoch and not run.data.rolled_back:
+        interruption.close_calls(tx, run)
     run.ready, run.due_at, run.stop = False, None, 0
     event = Event(actor=actor)
     event.run_finished.state = state

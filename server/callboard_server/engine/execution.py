@@ -11,7 +11,14 @@ from typing import TypeVar
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.assistant_pb2 import Assistant
-from callboard.v1.event_pb2 import Action, ActionResponse, Actor, Event, RunQueued
+from callboard.v1.event_pb2 import (
+    Action,
+    ActionResponse,
+    Actor,
+    Event,
+    RunQueued,
+    RunTrigger,
+)
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy, Outcome, RunError, RunState, WaitingFor
 from callboard.v1.message_pb2 import Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
@@ -477,6 +484,8 @@ class Execution:
     @property
     def _taken(self) -> int:
         """Up to which sequence the code itself has read; what models have, their answers say."""
+        if self.run.trigger == RunTrigger.RUN_TRIGGER_COMPACTION:
+            return 0
         turns = self._conversation.turns()
         has_answered = any(turn.is_answer and turn.run_id == self.run.run_id for turn in turns)
         return 0 if has_answered else self._seen
