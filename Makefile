@@ -16,14 +16,17 @@ run: export CALLBOARD_TASK = $(value TASK)
 run: export CALLBOARD_DIR = $(value DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test tools polyglot lint format type protos drift contract check crash bench clean
+.PHONY: help run demo-two-assistants serve test tools polyglot lint format type protos drift contract check crash bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/.server ## Watch a story: TASK="what to do" DIR=folder CALLBOARD_MODEL=provider:model
 	@$(BIN)/python examples/story.py \
 		$${CALLBOARD_TASK:+--task="$$CALLBOARD_TASK"} $${CALLBOARD_DIR:+--dir="$$CALLBOARD_DIR"}
+
+demo-two-assistants: .venv/.server ## Watch two assistants on one thread, each of a provider
+	@$(BIN)/python examples/two_assistants.py
 
 serve: .venv/.server ## Start a server with the example agents: PORT=50051 DB=callboard.db
 	@$(BIN)/callboard serve --config examples/callboard.toml --port "$(PORT)" --db "$(DB)"

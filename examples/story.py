@@ -10,75 +10,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
 
 from callboard import AsyncClient, text_of
 from callboard.v1.event_pb2 import Event
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.run_pb2 import Delta
+from stage import console, running_server, say
 from story_checks import Story, check_story
 
 HERE = Path(__file__).parent
 KEYS = {"ANTHROPIC_API_KEY": "anthropic", "OPENAI_API_KEY": "openai"}
 QUESTION = "How does asyncio cancel a task, and what does the task see of it?"
-STARTED = time.monotonic()
-
-console = Console(highlight=False, soft_wrap=True)
-
-
-def say(who: str, text: str, style: str = "bold") -> None:
-    """Prints a line of the story with the time since its start."""
-    elapsed = time.monotonic() - STARTED
-    console.print(f"[dim]{elapsed:5.1f} s[/]  [{style}]{escape(who):<11}[/] {escape(text)}")
-
-
-@asynccontextmanager
-async def running_server(db: Path) -> AsyncIterator[str]:
-    """Runs `callboard serve` on a free port and yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = db.with_suffix(".log")
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "callboard.cli", "serve"),
-            *("--config", HERE / "callboard.toml", "--port", str(port), "--db", db),
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        address = f"127.0.0.1:{port}"
-        await until_serving(address, process, log)
-        yield address
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def until_serving(address: str, process: asyncio.subprocess.Process, log: Path) -> None:
-    """Waits until the server answers; raises with its output if it ends instead."""
-    async with AsyncClient(address, timeout=30) as client:
-        answer = asyncio.create_task(client.server.info())
-        ended = asyncio.create_task(process.wait())
-        await asyncio.wait([answer, ended], return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        if answer.done():
-            await answer
-            return
-        answer.cancel()
-        raise SystemExit(f"the server did not start:\n{log.read_text('utf-8', 'replace')}")
 
 
 def describe_model() -> str:
@@ -163,12 +110,15 @@ async def main() -> int:
         parser.error(f"--dir: there is no folder {folder}")
     with tempfile.TemporaryDirectory(prefix="callboard-story-") as home:
         db = Path(home) / "story.db"
-        async with running_server(db) as address, AsyncClient(address) as client:
+        async with (
+            running_server(HERE / "callboard.toml", db) as address,
+            AsyncClient(address) as client,
+        ):
             version = (await client.server.info()).version
             say("server", f"Callboard {version} serves on {address}, on a new database")
             say("server", describe_model())
             story = await tell(client, options.task, folder)
-    return check_story(story, console)
+    return check_story(story)
 
 
 if __name__ == "__main__":

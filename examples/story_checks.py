@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
 
 from callboard import text_of
 from callboard.v1.event_pb2 import Event
@@ -14,6 +12,7 @@ from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.message_pb2 import Role
 from citations import check_citations, parse_citations
+from stage import Check, make_checks
 
 BRIEF = 0.5
 """Seconds that a job takes at least on a folder of some size."""
@@ -44,21 +43,9 @@ class Story:
         return {job.job_id for job in self.jobs}
 
 
-def check_story(story: Story, console: Console) -> int:
+def check_story(story: Story) -> int:
     """Makes every check and prints what came of it; returns the exit code."""
-    passed = failed = 0
-    for check in CHECKS:
-        problem = check(story)
-        if problem and check in NEED_TIME and story.is_brief:
-            console.print(f"  {check.__doc__} [yellow]not seen[/]: there was too little to do")
-        elif problem:
-            failed += 1
-            console.print(f"  {check.__doc__} [red]failed[/]: {problem}")
-        else:
-            passed += 1
-            console.print(f"  {check.__doc__} [green]ok[/]")
-    console.print(f"story: {passed} checks passed" + (f", {failed} failed" if failed else ""))
-    return 1 if failed else 0
+    return make_checks("story", story, CHECKS, NEED_TIME if story.is_brief else ())
 
 
 def two_jobs_succeeded(story: Story) -> str:
@@ -144,7 +131,7 @@ def citations_are_true(story: Story) -> str:
     return "; ".join(problems[:3])
 
 
-CHECKS: Sequence[Callable[[Story], str]] = (
+CHECKS: Sequence[Check[Story]] = (
     two_jobs_succeeded,
     both_ran_at_once,
     supervisor_talked_meanwhile,
@@ -153,7 +140,5 @@ CHECKS: Sequence[Callable[[Story], str]] = (
     results_are_in_the_log,
     citations_are_true,
 )
-"""Each returns what is wrong, or nothing."""
-
 NEED_TIME = (both_ran_at_once, supervisor_talked_meanwhile)
 """Checks of what takes some time to be seen."""
