@@ -47,9 +47,13 @@ class Proxy:
 
     async def close(self) -> None:
         self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Ends all connections that there are."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def stall(self) -> None:
         """Takes nothing more from the servers, until `flow`."""

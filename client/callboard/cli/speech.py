@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from callboard import ContentBlock, Delta, Message, text_of
+from callboard import Delta, Message, text_of
 from callboard.cli.gists import blocks_gist
 from callboard.cli.output import printable, shortened
 from callboard.cli.screen import Screen
@@ -38,12 +38,14 @@ class Speech:
 
     Attributes:
         named: The name of the assistant that is talked to: what it says needs no heading as long as
-            nobody else speaks.
+            no other assistant speaks.
+        names_all: Whether everybody is named all the same.
     """
 
     def __init__(self, screen: Screen, named: str, *, shows_thoughts: bool) -> None:
         """Prints to `screen`."""
         self.named = named
+        self.names_all = False
         self._screen = screen
         self._shows_thoughts = shows_thoughts
         self._speakers: set[str] = set()
@@ -57,19 +59,11 @@ class Speech:
         """Lets whoever speaks next be named again."""
         self._heading = ""
 
-    def head(self, author: str, *, always: bool = False) -> None:
-        """Says who speaks, where that is not clear.
-
-        Args:
-            author: Who speaks.
-            always: Whether it is clear only right after the same author, as in what was said
-                earlier.
-        """
+    def head(self, author: str) -> None:
+        """Says which assistant speaks, where that is not clear."""
         self._speakers.add(author)
-        is_clear = author == self.named and len(self._speakers) == 1 and not always
-        if author != self._heading and not is_clear:
-            self._screen.write_line(f"{author}:", "bold", indent="")
-        self._heading = author
+        if self.names_all or author != self.named or len(self._speakers) > 1:
+            self._write_heading(author)
 
     def show_delta(self, delta: Delta) -> None:
         """Prints a piece of an answer in the making."""
@@ -79,19 +73,20 @@ class Speech:
         elif delta.kind == Delta.KIND_TEXT:
             self._show_piece(delta)
 
-    def show_message(self, message: Message, *, is_past: bool = False) -> None:
-        """Prints a message, or what was not shown of it yet."""
+    def show_answer(self, message: Message) -> None:
+        """Prints an answer, or what was not shown of it yet."""
         thoughts = self._take_thoughts(message)
-        rest = self._take_rest(message).rstrip("\n")
-        files = blocks_gist(each for each in message.content if _is_file(each))
+        rest = self._take_rest(message)
+        files = _files_in(message)
         if rest or files:
-            self.head(message.author or "user", always=is_past)
+            self.head(message.author)
         self._show_thoughts(thoughts)
-        if rest:
-            self._screen.write(f"{rest}\n")
-        self._screen.end_line()
-        if files:
-            self._screen.write_line(files)
+        self._write(rest, files)
+
+    def show_question(self, message: Message) -> None:
+        """Prints what somebody said to the assistants."""
+        self._write_heading(message.author or "user")
+        self._write(printable(text_of(message)), _files_in(message))
 
     def take_back(self, message_id: str) -> None:
         """Says that an answer will not come, where some of it was shown."""
@@ -104,6 +99,18 @@ class Speech:
         """Says that the answer that a run was writing will not come."""
         if run_id == self._draft.run_id:
             self.take_back(self._draft.message_id)
+
+    def _write_heading(self, author: str) -> None:
+        if author != self._heading:
+            self._screen.write_line(f"{author}:", "bold", indent="")
+        self._heading = author
+
+    def _write(self, text: str, files: str) -> None:
+        if text := text.rstrip("\n"):
+            self._screen.write(f"{text}\n")
+        self._screen.end_line()
+        if files:
+            self._screen.write_line(files)
 
     def _show_piece(self, delta: Delta) -> None:
         draft = self._draft
@@ -146,5 +153,7 @@ class Speech:
                 self._screen.write_line(f"(thinks) {gist}", "dim italic")
 
 
-def _is_file(block: ContentBlock) -> bool:
-    return block.HasField("image") or block.HasField("file")
+def _files_in(message: Message) -> str:
+    return blocks_gist(
+        block for block in message.content if block.WhichOneof("block") in ("image", "file")
+    )

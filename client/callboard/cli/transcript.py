@@ -74,12 +74,16 @@ class Transcript:
         """Prints how a conversation of `count` messages ends so far."""
         if messages and len(messages) < count:
             self._screen.write_line(f"({count - len(messages):,} earlier messages)")
+        self._speech.names_all = True
         for message in messages:
-            if message.role == Role.ROLE_SYSTEM:
-                self._screen.write_line(f"· {text_of(message)}")
-            elif message.role != Role.ROLE_TOOL:
-                self._speech.show_message(message, is_past=True)
-            self._show_tools(message)
+            match message.role:
+                case Role.ROLE_USER:
+                    self._speech.show_question(message)
+                case Role.ROLE_SYSTEM:
+                    self._screen.write_line(f"· {text_of(message)}")
+                case _:
+                    self._show_message(message)
+        self._speech.names_all = False
         self._speech.begin_turn()
 
     def show(self, item: Event | Delta) -> None:
@@ -128,7 +132,7 @@ class Transcript:
     def _show_message(self, message: Message) -> None:
         if message.role == Role.ROLE_ASSISTANT:
             self._models[message.run_id] = message.model
-            self._speech.show_message(message)
+            self._speech.show_answer(message)
         self._show_tools(message)
 
     def _show_tools(self, message: Message) -> None:
