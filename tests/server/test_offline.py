@@ -202,6 +202,16 @@ class TestAnswers:
         _, calls = await ask(supervisor(), user("check a"), said("x"), user("b"), user("check c"))
         assert calls == [("check_job", {"job_id": "c"})]
 
+    async def test_users_with_names_are_answered_and_other_agents_are_not(self) -> None:
+        asked = user('<user name="Zoe">check a</user>')
+        others = (
+            user("<conversation_summary>check b</conversation_summary>"),
+            user('<agent name="ann">check c</agent>'),
+        )
+        for messages in (asked, *others), (others[0], asked, others[1]), (*others, asked):
+            _, calls = await ask(supervisor(), *messages)
+            assert calls == [("check_job", {"job_id": "a"})]
+
     async def test_an_answer_that_was_cut_off_is_given_again(self) -> None:
         _, calls = await ask(supervisor(), user("check a"), said("Che", incomplete=True))
         assert calls == [("check_job", {"job_id": "a"})]

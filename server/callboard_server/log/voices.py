@@ -19,6 +19,7 @@ SYSTEM_TAG = "system_message"
 _TAGS = "|".join(("agent", "user", "tool_call", "tool_result", SUMMARY_TAG, NOTICE_TAG, SYSTEM_TAG))
 # Also at the end of a block: the next one may go on with it.
 _TAG = re.compile(rf"<(?=\s*/?\s*(?:(?:{_TAGS})\b|\w*\Z))", re.I)
+_TAGGED = re.compile(rf"<({_TAGS})\b[^>]*>(.*)</\1>", re.S)
 _UNSAFE = {"&": "&amp;", '"': "&quot;", "<": "&lt;", ">": "&gt;"}
 
 Blocks = list[ContentBlock]
@@ -60,6 +61,12 @@ def summarised(summary: Message) -> Message | None:
         # It is nothing that its run was given, or said.
         heard.ClearField("run_id")
     return heard
+
+
+def parted(text: str) -> tuple[str, str]:
+    """Parts the words of a message that a model is sent from their tag; that may be empty."""
+    found = _TAGGED.fullmatch(text)
+    return (found[1], found[2]) if found else ("", text)
 
 
 def _heard(

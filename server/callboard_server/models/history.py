@@ -9,6 +9,7 @@ from typing import Any
 
 from callboard.v1.message_pb2 import Message, ToolResult
 from callboard_server.log.exchanges import calls_in
+from callboard_server.log.voices import SYSTEM_TAG
 
 GO_ON = "Go on."
 """What a user says where an answer is wanted and nobody said anything."""
@@ -21,7 +22,7 @@ _MAX_NAME = 64
 
 def mark_system(text: str) -> str:
     """Marks what the system says in a user's turn: there, not all models take its role."""
-    return f"<system_message>\n{text}\n</system_message>"
+    return f"<{SYSTEM_TAG}>\n{text}\n</{SYSTEM_TAG}>"
 
 
 def late_result(result: ToolResult) -> str:

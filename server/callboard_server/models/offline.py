@@ -26,7 +26,7 @@ from callboard.v1.message_pb2 import (
     ToolResult,
     Usage,
 )
-from callboard_server.log.voices import NOTICE_TAG
+from callboard_server.log.voices import parted
 from callboard_server.models.base import (
     Answer,
     ModelRequest,
@@ -147,8 +147,10 @@ def _since_answer(messages: Sequence[Message], *, final: bool = False) -> Sequen
 
 
 def _texts(messages: Sequence[Message]) -> list[str]:
+    """Returns what users said, and neither other agents nor the server."""
     said = (m for m in messages if m.role == Role.ROLE_USER and not m.notice_id)
-    return [_text(message) for message in said]
+    parts = [parted(_text(message)) for message in said]
+    return [words for tag, words in parts if tag in ("", "user")]
 
 
 def _text(message: Message) -> str:
@@ -156,7 +158,8 @@ def _text(message: Message) -> str:
 
 
 def _notice(message: Message) -> str:
-    return _text(message).removeprefix(f"<{NOTICE_TAG}>").removesuffix(f"</{NOTICE_TAG}>")
+    _, words = parted(_text(message))
+    return words
 
 
 def _results(message: Message) -> list[ToolResult]:
