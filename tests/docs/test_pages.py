@@ -18,7 +18,10 @@ from typer.main import get_command
 
 from callboard.cli.app import app
 from callboard.v1 import assistant_pb2, job_pb2, run_pb2, server_pb2, thread_pb2
+from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.lifecycle_pb2 import RunState
+from callboard.v1.message_pb2 import StopReason
+from callboard_server.agents import model_calls
 from callboard_server.config import (
     AgentSettings,
     ClientToolSettings,
@@ -31,10 +34,13 @@ from callboard_server.config import (
     WorkspaceSettings,
 )
 from callboard_server.engine.lifecycle import TERMINAL, TRANSITIONS
+from callboard_server.models import anthropic, openai_chat
 from tests.docs.markdown import MANUALS, PAGES, README, ROOT, blocks, table
 from tests.docs.transcript import commands
 
-CONTRACT, OPERATING = (ROOT / "docs" / name for name in ("contract.md", "operating.md"))
+CONTRACT, OPERATING, PROVIDERS = (
+    ROOT / "docs" / name for name in ("contract.md", "operating.md", "providers.md")
+)
 SERVICES = [
     service
     for module in (assistant_pb2, job_pb2, run_pb2, server_pb2, thread_pb2)
@@ -213,6 +219,28 @@ def walk(command: Any) -> Iterator[str]:
             yield from (f"{word} {rest}" for rest in walk(each))
         else:
             yield word
+
+
+class TestProviders:
+    @pytest.mark.parametrize(
+        ("column", "known"),
+        [(1, anthropic._STOP_REASONS), (3, openai_chat._STOP_REASONS)],
+        ids=["messages", "chat completions"],
+    )
+    def test_stop_reasons_are_those_of_the_adapters(
+        self, column: int, known: dict[str, StopReason.ValueType]
+    ) -> None:
+        rows = table(PROVIDERS, "### How an answer ends")
+        told = {word: codes(row[0])[0] for row in rows for word in codes(row[column])}
+        for word, reason in known.items():
+            assert f"STOP_REASON_{told[word]}" == StopReason.Name(reason)
+
+    def test_errors_are_those_of_failed_calls(self) -> None:
+        told = {row[0].strip("`") for row in table(PROVIDERS, "### What goes wrong")}
+        reasons = {*model_calls._REASONS.values(), ErrorReason.ERROR_REASON_MODEL_UNAVAILABLE}
+        assert told == {
+            ErrorReason.Name(reason).removeprefix("ERROR_REASON_") for reason in reasons
+        }
 
 
 class TestChangelog:

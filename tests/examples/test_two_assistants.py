@@ -114,6 +114,11 @@ def test_the_sdks_know_its_models() -> None:
         assert name in known[provider]
 
 
+def test_the_page_shows_its_last_line() -> None:
+    page = (ROOT / "docs" / "providers.md").read_text("utf-8")
+    assert f"\ntwo assistants: {len(ALL)} checks passed\n" in page
+
+
 def test_make_runs_it() -> None:
     _, _, rest = (
         (ROOT / "Makefile").read_text("utf-8").partition("\ndemo-two-assistants: .venv/.server")
