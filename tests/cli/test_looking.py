@@ -69,6 +69,21 @@ def test_threads_messages(cli: Run, job_id: str) -> None:
     assert roles == ["ROLE_USER", "ROLE_ASSISTANT"]
 
 
+def test_threads_compact(cli: Run, job_id: str) -> None:
+    given = cli("threads", "compact", job_id, "--summary", "It was counted.")
+    assert given.out == f"{job_id} starts from your summary now\n"
+    [thread] = cli("threads", "compact", job_id, "--summary", "Again.", "--json").objects
+    assert thread["thread_id"] == job_id
+    assert len(cli("events", job_id, "--kinds", "context_compacted", "--json").objects) == 2
+    assert "has no model" in cli("threads", "compact", job_id).err
+
+
+def test_threads_compact_by_a_model(cli: Run) -> None:
+    [job] = cli("jobs", "launch", "assistant", "help", "--wait", "--json").objects
+    thread = job["job_id"]
+    assert cli("threads", "compact", thread).out == f"queued a run that summarises {thread}\n"
+
+
 def test_threads_delete(cli: Run, job_id: str) -> None:
     assert cli("threads", "delete", job_id, "--yes").out == f"deleted {job_id}\n"
     again = cli("threads", "delete", job_id, "--yes")

@@ -428,10 +428,12 @@ class TestOnDemand:
             await client.threads.compact(thread, summary="They counted.")
             then = await client.threads.state(thread, at_sequence=before.at_sequence)
             assert then.messages == before.messages
-            early = await client.threads.copy(thread, at_sequence=before.at_sequence)
-            await ask(client, "three", thread_id=early.thread_id)
-            assert "They counted" not in str(server.requests[-1].body)
-            assert "Answer 1." in str(server.requests[-1].body)
+            # A copy has all that was said, also one of now.
+            for at in before.at_sequence, None:
+                copy = await client.threads.copy(thread, at_sequence=at)
+                await ask(client, "three", thread_id=copy.thread_id)
+                assert "They counted" not in str(server.requests[-1].body)
+                assert "Answer 1." in str(server.requests[-1].body)
 
 
 def _texts(*texts: str) -> list[dict[str, str]]:

@@ -192,8 +192,9 @@ class AsyncThreads:
     ) -> Thread:
         """Makes a new session that starts from a thread as it is, or as it was.
 
-        It has the messages, the values and the current assistant. Runs, jobs, notices and open
-        actions stay behind; a tool call without a result gets an error as its result.
+        It has the messages, the values and the current assistant. Runs, jobs, notices,
+        summaries and open actions stay behind; a tool call without a result gets an error as its
+        result.
 
         Args:
             thread_id: The thread.
