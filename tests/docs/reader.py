@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,8 @@ PATIENCE = 20.0
 
 _NOT_RUN = ("make ", "pip install ")
 """Setting up takes long and needs a network; `test_pages` checks these commands."""
+_ASSIGNMENT = re.compile(r"([A-Z]+)=")
+"""What the shell is to keep: later commands have it in their environment."""
 
 
 class Reader:
@@ -106,6 +109,9 @@ class Reader:
         words = line.split()
         if line.startswith(_NOT_RUN):
             return
+        if assigned := _ASSIGNMENT.match(line):
+            self._environment[assigned[1]] = self._run(f'{line}; printf %s "${assigned[1]}"')
+            return
         if words[0] == "cd":
             self._folder = self._folder / words[1]
             return
@@ -115,6 +121,10 @@ class Reader:
         if words[:2] == ["callboard", "serve"]:
             self._serve(line, command, place)
             return
+        _compare(command, command.output, self._run(line), self._ids, place)
+
+    def _run(self, line: str) -> str:
+        """Runs a command; returns what it prints."""
         done = subprocess.run(
             ["sh", "-c", line],
             cwd=self._folder,
@@ -125,7 +135,7 @@ class Reader:
             text=True,
             timeout=PATIENCE,
         )
-        _compare(command, command.output, done.stdout, self._ids, place)
+        return done.stdout
 
     def _serve(self, line: str, command: Command, place: str) -> None:
         if self._server is not None:

@@ -73,6 +73,6 @@ class TestTranscript:
         assert not matches(shown.splitlines(), printed, Ids())
 
     def test_commands_go_over_lines(self) -> None:
-        first, second = commands("$ one \\\n  more\nout\n$ two\n")
-        assert (first.line, first.output) == ("one \\\n  more", ["out"])
+        first, second = commands("$ one \\\n  'more\nmost'\nout\n$ two\n")
+        assert (first.line, first.output) == ("one \\\n  'more\nmost'", ["out"])
         assert (second.line, second.output) == ("two", [])

@@ -70,7 +70,7 @@ def commands(text: str) -> Iterator[Command]:
         if line:
             yield Command(line, output)
         line, output = read.removeprefix("$ "), []
-        while line.endswith("\\"):
+        while line.endswith("\\") or line.count("'") % 2:
             line += "\n" + next(lines)
     if line:
         yield Command(line, output)
