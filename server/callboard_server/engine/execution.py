@@ -439,7 +439,10 @@ class Execution:
         try:
             parked, over = await self._store.write(change)
         finally:
-            if not parked:
+            if parked:
+                # Thousands may wait, and each can read its conversation again.
+                self._conversation = Conversation()
+            else:
                 self.parked = False
                 self._at_work.set()
         return over
@@ -598,19 +601,20 @@ class Execution:
 
     async def view(self, others: Others) -> View:
         """Returns the conversation as a model is sent it in this run now."""
-        head = await self._read_on()
-        return view_of(self._conversation, self._viewer, head, others)
+        conversation, head = await self._read_on()
+        return view_of(conversation, self._viewer, head, others)
 
     async def all_messages(self) -> list[Message]:
         """Returns the messages of the conversation as they are in the log."""
-        await self._read_on()
-        return messages_of(self._conversation, self._viewer)
+        conversation, _ = await self._read_on()
+        return messages_of(conversation, self._viewer)
 
-    async def _read_on(self) -> int:
-        """Brings the conversation up to date; returns the session's last sequence."""
+    async def _read_on(self) -> tuple[Conversation, int]:
+        """Returns the conversation as it is now, and the session's last sequence."""
         if self._posted:
             await self.commit()
-        claim, after = self.claim, self._conversation.through
+        claim, conversation = self.claim, self._conversation
+        after = conversation.through
 
         def query(reader: Reader) -> tuple[list[Event], int]:
             wanted = EventFilter(thread=claim.thread_key, kinds=CONVERSATION_KINDS)
@@ -619,9 +623,9 @@ class Execution:
 
         events, head = await self._store.read(query)
         for event in events:
-            self._conversation.apply(event)
+            conversation.apply(event)
         self._seen = max(self._seen, head)
-        return head
+        return conversation, head
 
     async def recorded(self) -> Recorded:
         """Returns what the run has recorded under this claim and those before."""
