@@ -139,8 +139,9 @@ class Stage:
         answer = run.outcome.result
         for line in callboard.text_of(answer).splitlines():
             say(assistant.name, line, "bold magenta")
-        say("", f"{answer.model} {describe_usage(run.usage)}", "dim")
         standin = self._cast.standin_of(model)
+        writer = f"{answer.model} (stand-in)" if standin else answer.model
+        say("", f"{writer} {describe_usage(run.usage)}", "dim")
         request = standin.requests[-1].body if standin else None
         shown = streamed[answer.message_id]
         self.turns.append(Turn(question, assistant, model, run, shown, request))
