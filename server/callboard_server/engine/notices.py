@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from callboard.v1.event_pb2 import Action, Actor, Event, JobNotify, RunTrigger
 from callboard.v1.lifecycle_pb2 import RunState
+from callboard_server import errors
 from callboard_server.engine.assistants import default_id
 from callboard_server.engine.creation import NewRun, add_run, add_state
 from callboard_server.engine.lifecycle import (
@@ -155,11 +156,18 @@ def read_by(
 def mark_read(
     tx: Transaction, thread: ThreadRow, notice_ids: Collection[str], actor: Actor
 ) -> None:
-    """Marks notices of a thread as read by a program; those that are read already stay so."""
-    if thread.data.unread_notice_count:
-        rows = tx.unread_notices(thread.key)
-        found = [row for row in rows if row.data.notice_id in notice_ids]
-        _mark(tx, thread, found, Event(actor=actor), None)
+    """Marks notices of a thread as read by a program; those that are read already stay so.
+
+    Raises:
+        ServiceError: One of them is none of this thread's.
+    """
+    unread = {row.data.notice_id: row for row in tx.unread_notices(thread.key)}
+    for notice_id in sorted(set(notice_ids) - unread.keys()):
+        read = tx.notice(thread.session.tenant, notice_id)
+        if read is None or read.thread.key != thread.key:
+            raise errors.notice_not_found(notice_id, thread.data.thread_id)
+    found = [row for notice_id, row in unread.items() if notice_id in notice_ids]
+    _mark(tx, thread, found, Event(actor=actor), None)
 
 
 def _mark(
@@ -225,7 +233,7 @@ def _wake_assistant(
     else:
         counted = []
     for row in counted:
-        row.wakes = min(MOST_WAKES, row.wakes + 1)
+        row.wakes += 1
         tx.save_notice(row)
 
 
@@ -308,7 +316,7 @@ def count_wake(tx: Transaction, run: RunRow, state: RunState.ValueType) -> None:
         if state == SUPERSEDED:
             row.wakes -= 1
         elif state in (SUCCEEDED, CANCELLED):
-            row.wakes = MOST_WAKES
+            row.wakes = max(MOST_WAKES, row.wakes)
         tx.save_notice(row)
 
 
