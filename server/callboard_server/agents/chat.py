@@ -16,7 +16,6 @@ from uuid import NAMESPACE_OID, uuid5
 from pydantic import BaseModel
 
 from callboard.v1.error_pb2 import ErrorReason
-from callboard.v1.event_pb2 import RunTrigger
 from callboard.v1.message_pb2 import Message, StopReason
 from callboard_server.agents.chat_config import (
     CHAT_CONFIG_SCHEMA,
@@ -188,18 +187,11 @@ class ChatAgent:
             # What sources offer is known only when they answer.
             self._choose_tools(self._tools, wanted)
 
-    async def __call__(self, ctx: Context) -> Message | None:
-        """Answers; returns the last message, which is committed.
-
-        A run that is only to summarise the conversation does that, and says nothing.
-        """
+    async def __call__(self, ctx: Context) -> Message:
+        """Answers; returns the last message, which is committed."""
         settings = await self._configure(ctx)
         caller = ModelCaller(ctx, settings.model, settings.attempts)
         compactor = Compactor(ctx, caller, settings.compact_at)
-        if ctx.run.trigger == RunTrigger.RUN_TRIGGER_COMPACTION:
-            view = await ctx.view(settings.others)
-            await compactor.summarise_all(view, _request(ctx, view, settings))
-            return None
         while True:
             view = await ctx.view(settings.others)
             progress = find_progress(view.messages, ctx.run.run_id, ctx.author)
@@ -214,6 +206,14 @@ class ChatAgent:
                 await ctx.correct(objection)
             else:
                 return progress.result
+
+    async def summarise(self, ctx: Context) -> None:
+        """Summarises the conversation for its assistant, and says nothing."""
+        settings = await self._configure(ctx)
+        caller = ModelCaller(ctx, settings.model, settings.attempts)
+        view = await ctx.view(settings.others)
+        compactor = Compactor(ctx, caller, settings.compact_at)
+        await compactor.summarise_all(view, _request(ctx, view, settings))
 
     async def _configure(self, ctx: Context) -> _Settings:
         """Lays the configuration of assistant and run over the agent's own."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callboard.v1.assistant_pb2 import Agent
+from callboard.v1.event_pb2 import RunTrigger
 from callboard.v1.message_pb2 import Message
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.chat_config import Unfit
@@ -292,7 +293,7 @@ def _make_spec(name: str, agent: object, models: Models) -> AgentSpec:
             name=name,
             description="",
             kind=Agent.KIND_CHAT,
-            run=run,
+            run=partial(_run_chat, agent),
             config_schema=agent.config_schema,
             check=partial(agent.check, models=models),
             model=agent.model,
@@ -306,6 +307,13 @@ def _make_spec(name: str, agent: object, models: Models) -> AgentSpec:
         run=run,
         config_schema=config_schema(agent),
     )
+
+
+async def _run_chat(agent: ChatAgent, ctx: Context) -> Message | None:
+    if ctx.run.trigger == RunTrigger.RUN_TRIGGER_COMPACTION:
+        await agent.summarise(ctx)
+        return None
+    return await agent(ctx)
 
 
 def _place(found: object) -> str:
