@@ -157,6 +157,15 @@ def action_not_found(action_id: str, session_id: str) -> ServiceError:
     )
 
 
+def notice_not_found(notice_id: str, thread_id: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.NOT_FOUND,
+        ErrorReason.ERROR_REASON_NOTICE_NOT_FOUND,
+        f"thread {thread_id} has no notice {notice_id}; ListNotices has those that it has",
+        resource=("Notice", notice_id),
+    )
+
+
 def action_answered(action_id: str, answered_at: float) -> ServiceError:
     when = datetime.fromtimestamp(answered_at, UTC).isoformat()
     return ServiceError(

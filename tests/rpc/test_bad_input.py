@@ -63,7 +63,9 @@ from callboard.v1.thread_pb2 import (
     ListActionsRequest,
     ListEventsRequest,
     ListMessagesRequest,
+    ListNoticesRequest,
     ListThreadsRequest,
+    ReadNoticesRequest,
     StreamEventsRequest,
     UpdateThreadRequest,
     UpdateThreadStateRequest,
@@ -179,6 +181,8 @@ IDS: list[tuple[Callable[[str], Proto], str, str]] = [
     (lambda i: ListMessagesRequest(thread_id=i), "thread_id", "THREAD"),
     (lambda i: ListEventsRequest(thread_id=i), "thread_id", "THREAD"),
     (lambda i: ListActionsRequest(thread_id=i), "thread_id", "THREAD"),
+    (lambda i: ListNoticesRequest(thread_id=i), "thread_id", "THREAD"),
+    (lambda i: ReadNoticesRequest(thread_id=i, notice_ids=[UNKNOWN]), "thread_id", "THREAD"),
     (lambda i: ListRunsRequest(thread_id=i), "thread_id", "THREAD"),
     (lambda i: ListThreadsRequest(session_id=i), "session_id", "THREAD"),
     (lambda i: ListJobsRequest(parent_thread_id=i), "parent_thread_id", "THREAD"),
@@ -414,6 +418,9 @@ WRONG_FIELDS: list[tuple[Proto, list[str]]] = [
     (of(ListMessagesRequest, thread_id=UNKNOWN, page_size=-1), ["page_size"]),
     (of(ListEventsRequest, thread_id=UNKNOWN, page_size=-1), ["page_size"]),
     (of(ListActionsRequest, page_size=-1), ["page_size"]),
+    (of(ListNoticesRequest, thread_id=UNKNOWN, page_size=-1), ["page_size"]),
+    (of(ReadNoticesRequest, thread_id=UNKNOWN), ["notice_ids"]),
+    (of(ReadNoticesRequest, thread_id=UNKNOWN, notice_ids=["x"]), ["notice_ids[0]"]),
 ]
 
 
@@ -593,7 +600,8 @@ async def test_answers_fit_into_the_largest_message(tmp_path: Path, gates: Gates
 async def test_pages_hold_each_row_once(server: Served) -> None:
     thread = (await server.client.threads.create([f"m{n}" for n in range(7)])).thread_id
     jobs = [
-        await server.client.jobs.launch("quick", f"{n}", parent_thread_id=thread) for n in range(7)
+        await server.client.jobs.launch("quick", f"{n}", parent_thread_id=thread, notify="none")
+        for n in range(7)
     ]
     for size in (1, 3, 7, 1000, 2_000_000_000):
         listed = [j.job_id async for j in server.client.jobs.list(page_size=size)]
@@ -623,6 +631,7 @@ async def test_a_page_token_fits_only_its_own_list(server: Served) -> None:
         ListMessagesRequest(thread_id=thread, page_token=token),
         of(ListMessagesRequest, thread_id=thread, order=2, page_token=messages.next_page_token),
         ListActionsRequest(page_token="é"),
+        ListNoticesRequest(thread_id=thread, page_token=token),
         ListJobsRequest(parent_thread_id=thread, page_token=token[:-1]),
         ListJobsRequest(parent_thread_id=thread, page_token=token[:10] + token[10:].swapcase()),
         ListJobsRequest(parent_thread_id=thread, page_token="\0"),

@@ -217,6 +217,9 @@ def look(reader: Reader, name: str, run_id: str) -> object:
             reader.active_jobs(key),
             reader.notices(key),
             reader.unread_notices(key),
+            [_pages_of_notices(reader, key, unread) for unread in (True, False)],
+            [reader.notice(TENANT, row.data.notice_id) for row in reader.notices(key)],
+            reader.notice(TENANT, "unknown"),
             reader.message_count(key),
             reader.messages(key, limit=2, newest_first=True, beyond=6),
             reader.messages(key, limit=2, newest_first=False, beyond=2),
@@ -261,6 +264,14 @@ def questions(name: str, run_id: str) -> list[Callable[[Reader], object]]:
         lambda reader: reader.ready_runs(2),
         lambda reader: reader.remembered(TENANT, "m", "x"),
     ]
+
+
+def _pages_of_notices(reader: Reader, thread: int, unread: bool) -> list[NoticeRow]:
+    first = reader.list_notices(thread, limit=2, unread=unread)
+    rest = reader.list_notices(
+        thread, limit=9, after=first[-1].key if first else None, unread=unread
+    )
+    return [*first, *rest]
 
 
 def _filters(key: int, run: RunRow | None) -> list[EventFilter]:

@@ -57,6 +57,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ACTION_NOT_FOUND: _ErrorReason.ValueType  # 26
     """NOT_FOUND. No action of this session has that id."""
+    ERROR_REASON_NOTICE_NOT_FOUND: _ErrorReason.ValueType  # 27
+    """NOT_FOUND. No notice of this thread has that id."""
     ERROR_REASON_THREAD_ALREADY_EXISTS: _ErrorReason.ValueType  # 40
     """ALREADY_EXISTS. A thread with that id exists."""
     ERROR_REASON_ASSISTANT_ALREADY_EXISTS: _ErrorReason.ValueType  # 41
@@ -197,6 +199,8 @@ there is just one.
 """
 ERROR_REASON_ACTION_NOT_FOUND: ErrorReason.ValueType  # 26
 """NOT_FOUND. No action of this session has that id."""
+ERROR_REASON_NOTICE_NOT_FOUND: ErrorReason.ValueType  # 27
+"""NOT_FOUND. No notice of this thread has that id."""
 ERROR_REASON_THREAD_ALREADY_EXISTS: ErrorReason.ValueType  # 40
 """ALREADY_EXISTS. A thread with that id exists."""
 ERROR_REASON_ASSISTANT_ALREADY_EXISTS: ErrorReason.ValueType  # 41

@@ -829,6 +829,138 @@ class ListActionsResponse(_message.Message):
 Global___ListActionsResponse: _TypeAlias = ListActionsResponse  # noqa: Y015
 
 @_typing.final
+class ListNoticesRequest(_message.Message):
+    """Asks for notices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THREAD_ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_READ_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    thread_id: _builtins.str
+    """The thread. Required."""
+    include_read: _builtins.bool
+    """True lists those that were read, too."""
+    page_size: _builtins.int
+    """How many at most; 50 when zero, 1,000 at most."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        thread_id: _builtins.str = ...,
+        include_read: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_read", b"include_read", "page_size", b"page_size", "page_token", b"page_token", "thread_id", b"thread_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNoticesRequest: _TypeAlias = ListNoticesRequest  # noqa: Y015
+
+@_typing.final
+class ThreadNotice(_message.Message):
+    """A notice as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTICE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The same in words: exactly what the model of an assistant on the thread is sent. In tags, so
+    that it is heard as a notice, and what a job says as no more than that.
+    """
+    read: _builtins.bool
+    """True where it was read."""
+    sequence: _builtins.int
+    """The sequence of the event that added it."""
+    @_builtins.property
+    def notice(self) -> _event_pb2.Notice:
+        """What the thread is told."""
+
+    def __init__(
+        self,
+        *,
+        notice: _event_pb2.Notice | None = ...,
+        text: _builtins.str = ...,
+        read: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["notice", b"notice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notice", b"notice", "read", b"read", "sequence", b"sequence", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThreadNotice: _TypeAlias = ThreadNotice  # noqa: Y015
+
+@_typing.final
+class ListNoticesResponse(_message.Message):
+    """Notices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTICES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    THROUGH_SEQUENCE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    through_sequence: _builtins.int
+    """The sequence of the session's log that this page reflects."""
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ThreadNotice]:
+        """The notices, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        notices: _abc.Iterable[Global___ThreadNotice] | None = ...,
+        next_page_token: _builtins.str = ...,
+        through_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "notices", b"notices", "through_sequence", b"through_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNoticesResponse: _TypeAlias = ListNoticesResponse  # noqa: Y015
+
+@_typing.final
+class ReadNoticesRequest(_message.Message):
+    """Asks to mark notices as read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THREAD_ID_FIELD_NUMBER: _builtins.int
+    NOTICE_IDS_FIELD_NUMBER: _builtins.int
+    thread_id: _builtins.str
+    """The thread. Required."""
+    @_builtins.property
+    def notice_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The notices: 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        thread_id: _builtins.str = ...,
+        notice_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notice_ids", b"notice_ids", "thread_id", b"thread_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadNoticesRequest: _TypeAlias = ReadNoticesRequest  # noqa: Y015
+
+@_typing.final
 class StreamEventsRequest(_message.Message):
     """Asks for a stream of events. Exactly one of thread_id and run_id is set."""
 

@@ -97,6 +97,16 @@ class ThreadServiceStub(object):
                 request_serializer=callboard_dot_v1_dot_thread__pb2.ListActionsRequest.SerializeToString,
                 response_deserializer=callboard_dot_v1_dot_thread__pb2.ListActionsResponse.FromString,
                 _registered_method=True)
+        self.ListNotices = channel.unary_unary(
+                '/callboard.v1.ThreadService/ListNotices',
+                request_serializer=callboard_dot_v1_dot_thread__pb2.ListNoticesRequest.SerializeToString,
+                response_deserializer=callboard_dot_v1_dot_thread__pb2.ListNoticesResponse.FromString,
+                _registered_method=True)
+        self.ReadNotices = channel.unary_unary(
+                '/callboard.v1.ThreadService/ReadNotices',
+                request_serializer=callboard_dot_v1_dot_thread__pb2.ReadNoticesRequest.SerializeToString,
+                response_deserializer=callboard_dot_v1_dot_thread__pb2.Thread.FromString,
+                _registered_method=True)
         self.StreamEvents = channel.unary_stream(
                 '/callboard.v1.ThreadService/StreamEvents',
                 request_serializer=callboard_dot_v1_dot_thread__pb2.StreamEventsRequest.SerializeToString,
@@ -162,11 +172,11 @@ class ThreadServiceServicer(object):
         """Makes a new session that starts from a thread as it is, or was at a sequence.
 
         Writes a new log: the messages with their ids, authors and times, the values and the current
-        assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices and
-        open actions stay behind; a tool call that had no result gets an error as its result, so that
-        every provider takes the conversation. The thread itself is not changed. A repeat with the same
-        request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE /
-        EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
+        assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices,
+        summaries and open actions stay behind; a tool call that had no result gets an error as its
+        result, so that every provider takes the conversation. The thread itself is not changed. A
+        repeat with the same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND;
+        OUT_OF_RANGE / EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,6 +244,31 @@ class ThreadServiceServicer(object):
         """Lists open actions, oldest first: what waits for an answer.
 
         Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNotices(self, request, context):
+        """Lists what a thread is told about its jobs and nobody has read, oldest first.
+
+        For programs that supervise jobs: they handle a notice, then say so by ReadNotices. Of further
+        ones StreamEvents tells, after through_sequence and with EVENT_KIND_NOTICE_ADDED; when an event
+        comes, list again. (What takes back what a run wrote, RUNS_ROLLED_BACK or CLAIM_VOIDED, can make
+        notices unread again.) Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT /
+        PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadNotices(self, request, context):
+        """Marks notices as read: they were handled.
+
+        Writes notices_read, all or nothing. Those that were read before stay so, and a repeat writes
+        nothing. Several programs may list the same notice before one of them marks it. Of an
+        assistant's notices, those that are marked wake it no more. Errors: NOT_FOUND /
+        THREAD_NOT_FOUND, NOTICE_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -313,6 +348,16 @@ def add_ThreadServiceServicer_to_server(servicer, server):
                     servicer.ListActions,
                     request_deserializer=callboard_dot_v1_dot_thread__pb2.ListActionsRequest.FromString,
                     response_serializer=callboard_dot_v1_dot_thread__pb2.ListActionsResponse.SerializeToString,
+            ),
+            'ListNotices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNotices,
+                    request_deserializer=callboard_dot_v1_dot_thread__pb2.ListNoticesRequest.FromString,
+                    response_serializer=callboard_dot_v1_dot_thread__pb2.ListNoticesResponse.SerializeToString,
+            ),
+            'ReadNotices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadNotices,
+                    request_deserializer=callboard_dot_v1_dot_thread__pb2.ReadNoticesRequest.FromString,
+                    response_serializer=callboard_dot_v1_dot_thread__pb2.Thread.SerializeToString,
             ),
             'StreamEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamEvents,
@@ -645,6 +690,60 @@ class ThreadService(object):
             '/callboard.v1.ThreadService/ListActions',
             callboard_dot_v1_dot_thread__pb2.ListActionsRequest.SerializeToString,
             callboard_dot_v1_dot_thread__pb2.ListActionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNotices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/callboard.v1.ThreadService/ListNotices',
+            callboard_dot_v1_dot_thread__pb2.ListNoticesRequest.SerializeToString,
+            callboard_dot_v1_dot_thread__pb2.ListNoticesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadNotices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/callboard.v1.ThreadService/ReadNotices',
+            callboard_dot_v1_dot_thread__pb2.ReadNoticesRequest.SerializeToString,
+            callboard_dot_v1_dot_thread__pb2.Thread.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,11 +72,11 @@ class ThreadServiceStub:
     """Makes a new session that starts from a thread as it is, or was at a sequence.
 
     Writes a new log: the messages with their ids, authors and times, the values and the current
-    assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices and
-    open actions stay behind; a tool call that had no result gets an error as its result, so that
-    every provider takes the conversation. The thread itself is not changed. A repeat with the same
-    request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE /
-    EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
+    assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices,
+    summaries and open actions stay behind; a tool call that had no result gets an error as its
+    result, so that every provider takes the conversation. The thread itself is not changed. A
+    repeat with the same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND;
+    OUT_OF_RANGE / EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     GetThreadState: _grpc.UnaryUnaryMultiCallable[_thread_pb2.GetThreadStateRequest, _thread_pb2.ThreadState]
     """Returns a thread's values, last messages and open actions: the fold of its events.
@@ -120,6 +120,23 @@ class ThreadServiceStub:
     """Lists open actions, oldest first: what waits for an answer.
 
     Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+    """
+    ListNotices: _grpc.UnaryUnaryMultiCallable[_thread_pb2.ListNoticesRequest, _thread_pb2.ListNoticesResponse]
+    """Lists what a thread is told about its jobs and nobody has read, oldest first.
+
+    For programs that supervise jobs: they handle a notice, then say so by ReadNotices. Of further
+    ones StreamEvents tells, after through_sequence and with EVENT_KIND_NOTICE_ADDED; when an event
+    comes, list again. (What takes back what a run wrote, RUNS_ROLLED_BACK or CLAIM_VOIDED, can make
+    notices unread again.) Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT /
+    PAGE_TOKEN_INVALID.
+    """
+    ReadNotices: _grpc.UnaryUnaryMultiCallable[_thread_pb2.ReadNoticesRequest, _thread_pb2.Thread]
+    """Marks notices as read: they were handled.
+
+    Writes notices_read, all or nothing. Those that were read before stay so, and a repeat writes
+    nothing. Several programs may list the same notice before one of them marks it. Of an
+    assistant's notices, those that are marked wake it no more. Errors: NOT_FOUND /
+    THREAD_NOT_FOUND, NOTICE_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID.
     """
     StreamEvents: _grpc.UnaryStreamMultiCallable[_thread_pb2.StreamEventsRequest, _run_pb2.EventFrame]
     """Streams events after a cursor: replays what is in the log, then goes live, in one call.
@@ -169,11 +186,11 @@ class ThreadServiceAsyncStub(ThreadServiceStub):
     """Makes a new session that starts from a thread as it is, or was at a sequence.
 
     Writes a new log: the messages with their ids, authors and times, the values and the current
-    assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices and
-    open actions stay behind; a tool call that had no result gets an error as its result, so that
-    every provider takes the conversation. The thread itself is not changed. A repeat with the same
-    request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE /
-    EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
+    assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices,
+    summaries and open actions stay behind; a tool call that had no result gets an error as its
+    result, so that every provider takes the conversation. The thread itself is not changed. A
+    repeat with the same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND;
+    OUT_OF_RANGE / EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
     """
     GetThreadState: _aio.UnaryUnaryMultiCallable[_thread_pb2.GetThreadStateRequest, _thread_pb2.ThreadState]  # type: ignore[assignment]
     """Returns a thread's values, last messages and open actions: the fold of its events.
@@ -217,6 +234,23 @@ class ThreadServiceAsyncStub(ThreadServiceStub):
     """Lists open actions, oldest first: what waits for an answer.
 
     Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+    """
+    ListNotices: _aio.UnaryUnaryMultiCallable[_thread_pb2.ListNoticesRequest, _thread_pb2.ListNoticesResponse]  # type: ignore[assignment]
+    """Lists what a thread is told about its jobs and nobody has read, oldest first.
+
+    For programs that supervise jobs: they handle a notice, then say so by ReadNotices. Of further
+    ones StreamEvents tells, after through_sequence and with EVENT_KIND_NOTICE_ADDED; when an event
+    comes, list again. (What takes back what a run wrote, RUNS_ROLLED_BACK or CLAIM_VOIDED, can make
+    notices unread again.) Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT /
+    PAGE_TOKEN_INVALID.
+    """
+    ReadNotices: _aio.UnaryUnaryMultiCallable[_thread_pb2.ReadNoticesRequest, _thread_pb2.Thread]  # type: ignore[assignment]
+    """Marks notices as read: they were handled.
+
+    Writes notices_read, all or nothing. Those that were read before stay so, and a repeat writes
+    nothing. Several programs may list the same notice before one of them marks it. Of an
+    assistant's notices, those that are marked wake it no more. Errors: NOT_FOUND /
+    THREAD_NOT_FOUND, NOTICE_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID.
     """
     StreamEvents: _aio.UnaryStreamMultiCallable[_thread_pb2.StreamEventsRequest, _run_pb2.EventFrame]  # type: ignore[assignment]
     """Streams events after a cursor: replays what is in the log, then goes live, in one call.
@@ -299,11 +333,11 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a new session that starts from a thread as it is, or was at a sequence.
 
         Writes a new log: the messages with their ids, authors and times, the values and the current
-        assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices and
-        open actions stay behind; a tool call that had no result gets an error as its result, so that
-        every provider takes the conversation. The thread itself is not changed. A repeat with the same
-        request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND; OUT_OF_RANGE /
-        EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
+        assistant, all as of that point. A copy is a root thread without a ttl. Runs, jobs, notices,
+        summaries and open actions stay behind; a tool call that had no result gets an error as its
+        result, so that every provider takes the conversation. The thread itself is not changed. A
+        repeat with the same request_id returns the first answer. Errors: NOT_FOUND / THREAD_NOT_FOUND;
+        OUT_OF_RANGE / EVENTS_TRIMMED, CURSOR_AHEAD; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -383,6 +417,35 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists open actions, oldest first: what waits for an answer.
 
         Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListNotices(
+        self,
+        request: _thread_pb2.ListNoticesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_thread_pb2.ListNoticesResponse, _abc.Awaitable[_thread_pb2.ListNoticesResponse]]:
+        """Lists what a thread is told about its jobs and nobody has read, oldest first.
+
+        For programs that supervise jobs: they handle a notice, then say so by ReadNotices. Of further
+        ones StreamEvents tells, after through_sequence and with EVENT_KIND_NOTICE_ADDED; when an event
+        comes, list again. (What takes back what a run wrote, RUNS_ROLLED_BACK or CLAIM_VOIDED, can make
+        notices unread again.) Writes nothing. Errors: NOT_FOUND / THREAD_NOT_FOUND; INVALID_ARGUMENT /
+        PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadNotices(
+        self,
+        request: _thread_pb2.ReadNoticesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_thread_pb2.Thread, _abc.Awaitable[_thread_pb2.Thread]]:
+        """Marks notices as read: they were handled.
+
+        Writes notices_read, all or nothing. Those that were read before stay so, and a repeat writes
+        nothing. Several programs may list the same notice before one of them marks it. Of an
+        assistant's notices, those that are marked wake it no more. Errors: NOT_FOUND /
+        THREAD_NOT_FOUND, NOTICE_NOT_FOUND; INVALID_ARGUMENT / FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

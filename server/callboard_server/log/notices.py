@@ -9,6 +9,7 @@ from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import Outcome, RunState
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard.v1.run_pb2 import Run
+from callboard_server.log.voices import said_by_user
 
 AUTHOR = "callboard"
 """Who says it."""
@@ -96,6 +97,12 @@ def message_of(notice: Notice, message_id: str) -> Message:
         notice_id=notice.notice_id,
         content=[ContentBlock(text=Text(text=text_of(notice)))],
     )
+
+
+def heard_text(notice: Notice) -> str:
+    """Returns a notice as the model of an assistant is sent it."""
+    heard = said_by_user(message_of(notice, ""))
+    return "".join(block.text.text for block in heard.content) if heard is not None else ""
 
 
 def text_of(notice: Notice) -> str:

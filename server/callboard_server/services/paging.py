@@ -14,7 +14,12 @@ from google.protobuf.message import Message
 from callboard.v1.assistant_pb2 import ListAssistantsRequest, ListAssistantVersionsRequest
 from callboard.v1.job_pb2 import ListJobsRequest
 from callboard.v1.run_pb2 import ListRunsRequest
-from callboard.v1.thread_pb2 import ListActionsRequest, ListMessagesRequest, ListThreadsRequest
+from callboard.v1.thread_pb2 import (
+    ListActionsRequest,
+    ListMessagesRequest,
+    ListNoticesRequest,
+    ListThreadsRequest,
+)
 from callboard_server import errors
 from callboard_server.services.validation import MAX_PAGE
 from callboard_server.store.base import Page
@@ -26,6 +31,7 @@ ListRequest = (
     | ListAssistantVersionsRequest
     | ListJobsRequest
     | ListMessagesRequest
+    | ListNoticesRequest
     | ListRunsRequest
     | ListThreadsRequest
 )

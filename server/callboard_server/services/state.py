@@ -9,13 +9,15 @@ from callboard_server.engine.admission import check_sequence
 from callboard_server.engine.creation import add_state
 from callboard_server.engine.engine import Engine, Once, find_thread, once
 from callboard_server.engine.history import ThreadAt
+from callboard_server.engine.notices import mark_read
 from callboard_server.engine.present import show_thread
 from callboard_server.log.events import without_provider_state
+from callboard_server.log.notices import heard_text
 from callboard_server.rpc import Call
 from callboard_server.services.messages import brings_results, check_results, completed
 from callboard_server.services.paging import fitting, next_token, page_of, token_at
 from callboard_server.services.validation import Check
-from callboard_server.store.base import Reader, Transaction
+from callboard_server.store.base import NoticeRow, Reader, Transaction
 
 MESSAGES = 100
 """How many messages or events to return where a request does not say."""
@@ -125,6 +127,50 @@ class StateRpcs:
             return pb.ListActionsResponse(actions=shown, next_page_token=token)
 
         return await self._engine.store.read(query)
+
+    async def ListNotices(
+        self, request: pb.ListNoticesRequest, call: Call
+    ) -> pb.ListNoticesResponse:
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        check.done()
+        page = page_of(request)
+
+        def query(reader: Reader) -> pb.ListNoticesResponse:
+            thread = find_thread(reader, call.caller.tenant, request.thread_id)
+            rows = reader.list_notices(
+                thread.key,
+                limit=page.limit + 1,
+                after=page.before,
+                unread=not request.include_read,
+            )
+            shown = list(fitting(_notice(row) for row in rows[: page.limit]))
+            return pb.ListNoticesResponse(
+                notices=shown,
+                next_page_token=next_token(request, [row.key for row in rows], len(shown)),
+                through_sequence=thread.session.head,
+            )
+
+        return await self._engine.store.read(query)
+
+    async def ReadNotices(self, request: pb.ReadNoticesRequest, call: Call) -> pb.Thread:
+        check = Check()
+        check.uuid("thread_id", request.thread_id)
+        check.uuids("notice_ids", request.notice_ids)
+        check.done()
+
+        def operation(tx: Transaction) -> pb.Thread:
+            thread = find_thread(tx, call.caller.tenant, request.thread_id)
+            mark_read(tx, thread, set(request.notice_ids), call.caller.actor)
+            return show_thread(tx, thread)
+
+        return await self._engine.store.write(operation)
+
+
+def _notice(row: NoticeRow) -> pb.ThreadNotice:
+    return pb.ThreadNotice(
+        notice=row.data, text=heard_text(row.data), read=row.read, sequence=row.sequence
+    )
 
 
 def _message(added: Event) -> Message:

@@ -241,6 +241,15 @@ class Reader(Protocol):
     def unread_notices(self, thread: int) -> list[NoticeRow]:
         """Those notices of a thread that nobody has read, in order."""
 
+    def list_notices(
+        self, thread: int, *, limit: int, after: int | None = None, unread: bool = False
+    ) -> list[NoticeRow]:
+        """Notices of a thread, oldest first: all, or those that nobody has read.
+
+        `after` is the key to go on from, exclusive.
+        """
+
+    def notice(self, tenant: str, notice_id: str) -> NoticeRow | None: ...
     def notices_about(self, run: int) -> list[NoticeRow]:
         """The notices that are about a run of a job, in order."""
 

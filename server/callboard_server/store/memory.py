@@ -416,6 +416,16 @@ class MemoryReader:
     def unread_notices(self, thread: int) -> list[NoticeRow]:
         return self._notices_where(lambda row: row.thread == thread and not row.read)
 
+    def list_notices(
+        self, thread: int, *, limit: int, after: int | None = None, unread: bool = False
+    ) -> list[NoticeRow]:
+        found = self.unread_notices(thread) if unread else self.notices(thread)
+        return [row for row in found if row.key > (after or 0)][:limit]
+
+    def notice(self, tenant: str, notice_id: str) -> NoticeRow | None:
+        found = self._notices_where(lambda row: row.data.notice_id == notice_id)
+        return next((row for row in found if row.thread.session.tenant == tenant), None)
+
     def notices_about(self, run: int) -> list[NoticeRow]:
         return self._notices_where(lambda row: row.run == run)
 

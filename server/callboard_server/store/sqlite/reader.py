@@ -268,8 +268,10 @@ class SqliteReader:
 
     # Notices
 
-    def _notices_where(self, condition: str, parameters: Parameters) -> list[NoticeRow]:
-        sql = f"SELECT {_NOTICE} FROM {_NOTICES} WHERE {condition} ORDER BY n.key"
+    def _notices_where(
+        self, condition: str, parameters: Parameters, limit: int = -1
+    ) -> list[NoticeRow]:
+        sql = f"SELECT {_NOTICE} FROM {_NOTICES} WHERE {condition} ORDER BY n.key LIMIT {limit}"
         return [self._notice_row(row) for row in self._rows(sql, parameters)]
 
     def notices(self, thread: int) -> list[NoticeRow]:
@@ -277,6 +279,16 @@ class SqliteReader:
 
     def unread_notices(self, thread: int) -> list[NoticeRow]:
         return self._notices_where("n.thread = ? AND n.read = 0", (thread,))
+
+    def list_notices(
+        self, thread: int, *, limit: int, after: int | None = None, unread: bool = False
+    ) -> list[NoticeRow]:
+        wanted = "n.thread = ? AND n.key > ?" + (" AND n.read = 0" if unread else "")
+        return self._notices_where(wanted, (thread, after or 0), limit)
+
+    def notice(self, tenant: str, notice_id: str) -> NoticeRow | None:
+        rows = self._notices_where("n.tenant = ? AND n.notice_id = ?", (tenant, notice_id))
+        return rows[0] if rows else None
 
     def notices_about(self, run: int) -> list[NoticeRow]:
         return self._notices_where("n.run = ?", (run,))
