@@ -72,6 +72,8 @@ class Answerer:
         try:
             return self._screen.read(_PROMPTS.get(action.kind, "answer> "), question)
         except KeyboardInterrupt:
+            if not self._screen.is_interactive:
+                raise
             return None
 
     def _hand_in(self, action: Action, line: str) -> bool:

@@ -113,19 +113,27 @@ class _Talk:
         return succeeded
 
     def _read(self) -> str | None:
-        if self._screen.is_interactive:
-            self._conversation.answer_open()
+        if not self._screen.is_interactive:
+            return self._screen.read(MESSAGE_PROMPT)
+        self._take("")
         try:
             return self._screen.read(MESSAGE_PROMPT, on_ready=self._conversation.announce_open)
         except KeyboardInterrupt:
             return ""
 
     def _take(self, line: str) -> bool:
-        """Deals with a line; returns whether it had the effect that it should."""
+        """Deals with a line, and where it is empty with what is open.
+
+        Returns:
+            Whether all went well.
+        """
         try:
+            if not line:
+                self._conversation.answer_open()
+                return True
             if line.startswith("/") and not line.startswith("//"):
                 return self._obey(line)
-            return not line or self._conversation.say(line.removeprefix("/"))
+            return self._conversation.say(line.removeprefix("/"))
         except CallboardError as error:
             if not self._screen.is_interactive:
                 raise

@@ -69,6 +69,8 @@ class Transcript:
         """Those of them that run just now."""
         self._models: dict[str, str] = {}
         """The model of each run that is not over."""
+        self._voidable: set[str] = set()
+        """The runs that have said something that is void if they begin again."""
 
     def show_past(self, messages: Sequence[Message], count: int) -> None:
         """Prints how a conversation of `count` messages ends so far."""
@@ -93,11 +95,16 @@ class Transcript:
             return
         match item.WhichOneof("payload"):
             case "message_added":
-                self._show_message(item.message_added.message)
+                message = item.message_added.message
+                self._show_message(message)
+                if message.role == Role.ROLE_ASSISTANT and not item.step_path:
+                    self._voidable.add(item.run_id)
             case "message_discarded":
                 self._speech.take_back(item.message_discarded.message_id)
             case "model_call_finished":
                 self._show_failed_call(item.model_call_finished, item.time)
+            case "claim_voided":
+                self._show_beginning_again(item.run_id)
             case "context_compacted":
                 self._screen.write_line("· what was said up to here is summarised now")
             case "notice_added":
@@ -181,6 +188,10 @@ class Transcript:
                 self._speech.take_back_of(run_id)
                 self._screen.write_line("↻ the server was gone; this goes on from what is recorded")
 
+    def _show_beginning_again(self, run_id: str) -> None:
+        if run_id in self._voidable:
+            self._screen.write_line("✗ what it said before is void: it begins again", "red")
+
     def _show_retry(self, error: str, time: Timestamp, now: Timestamp) -> None:
         pause = format_duration((time.ToNanoseconds() - now.ToNanoseconds()) / 1e9)
         self._screen.write_line(f"↻ trying again in {pause}: {error}")
@@ -191,6 +202,7 @@ class Transcript:
             self._screen.write_line("(stopped)")
         elif finished.state in (RunState.RUN_STATE_FAILED, RunState.RUN_STATE_TIMED_OUT):
             self._screen.complain(finished.outcome.error.message)
+        self._voidable.discard(run_id)
         model = self._models.pop(run_id, "")
         if told := _tokens(finished.outcome.usage):
             self._screen.write_line(" · ".join(filter(None, [told, model])))

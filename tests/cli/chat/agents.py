@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from callboard import ContentBlock, Message, Text
 from callboard_server import AgentError, Context, ToolError, tool
 from callboard_server.agents.tools import client_tool
 
@@ -53,8 +54,21 @@ async def number(ctx: Context) -> str:
 
 async def sleeper(ctx: Context) -> None:
     """Says how far it is, and gets no further."""
+    await ctx.say("Good night.")
     await ctx.progress("asleep", current=1, total=2)
     await asyncio.Event().wait()
+
+
+async def novelist(ctx: Context) -> Message:
+    """Gets stuck in the first draft."""
+    await ctx.say("Listen.")
+    draft = ctx.write_message(0)
+    begun = ctx.workspace / "begun"
+    if not begun.exists():
+        begun.touch()
+        draft.delta(0, "Half an")
+        await asyncio.Event().wait()
+    return await draft.commit([ContentBlock(text=Text(text="An answer."))])
 
 
 async def writer(ctx: Context) -> str:

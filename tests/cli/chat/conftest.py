@@ -19,7 +19,7 @@ from standins.replies import Reply
 from tests.cli.conftest import Result, Run, read_ready, running
 
 HERE = Path(__file__).parent
-FUNCTIONS = "painter chooser boss starter echo number sleeper writer".split()
+FUNCTIONS = "painter chooser boss starter echo number sleeper novelist writer".split()
 CONFIG = """
 [server]
 grace = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import uuid
 
 import pytest
@@ -14,7 +15,7 @@ from standins.replies import Call, Reply
 from tests.cli.chat.conftest import Say, StandIn
 from tests.cli.conftest import Run, environment, running
 
-ABSENT = str(uuid.uuid4())
+ABSENT = str(uuid.UUID(int=0))
 
 
 def newest_thread(cli: Run) -> str:
@@ -47,12 +48,25 @@ class TestMessages:
         with running("chat", "echo", "--json", env=environment(address)) as process:
             assert process.stdin is not None
             assert process.stdout is not None and process.stderr is not None
-            process.stdin.write("2\n")
+            process.stdin.write("one\n")
             process.stdin.flush()
             process.stdout.readline()
             process.stdout.close()
+            process.stdin.write("two\n")
+            process.stdin.flush()
             assert process.stderr.read() == ""
             assert process.wait(10) == 1
+
+    def test_an_interrupt_stops_an_answer_and_another_one_all(self, address: str) -> None:
+        with running("chat", "sleeper", env=environment(address)) as process:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write("x\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "Good night.\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "  (stopped)\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
 
     def test_a_thread_that_is_deleted_ends_it(self, address: str, client: Client) -> None:
         with running("chat", "sleeper", "--json", env=environment(address)) as process:
@@ -72,6 +86,13 @@ class TestThreads:
         thread_id = newest_thread(cli)
         assert say("two", "--thread", thread_id).out == "echo hears: two\n"
         assert len(cli("threads", "messages", thread_id, "--json").objects) == 4
+
+    def test_a_job_can_be_talked_to(self, say: Say, client: Client) -> None:
+        parent = client.threads.create()
+        job = client.jobs.launch("echo", "Hello.", parent_thread_id=parent.thread_id, notify="none")
+        client.jobs.wait(job.job_id)
+        result = say("you\n", "--thread", job.job_id, "--last", "2")
+        assert result.out == "user:\nHello.\necho:\necho hears: Hello.\necho hears: you\n"
 
     def test_what_was_said_is_shown_with_authors(
         self, say: Say, cli: Run, standin: StandIn

@@ -47,6 +47,10 @@ def seen(text: str) -> str:
     return CODES.sub("", text)
 
 
+def newest_thread(client: Client) -> str:
+    return next(client.threads.list()).thread_id
+
+
 def end(terminal: Terminal) -> None:
     terminal.read_until(PROMPT)
     terminal.type("\x04")
@@ -113,6 +117,27 @@ class TestAnswers:
         assert "standin:m: The provider is overloaded" in second
         end(terminal)
 
+    def test_what_comes_in_between_tears_them(
+        self, talk: Talk, client: Client, standin: StandIn
+    ) -> None:
+        gate = asyncio.Event()
+        standin.will(halting("Once upon", gate, " a time."))
+        terminal = talk("speaker")
+        terminal.type("tell\n")
+        terminal.read_until("Once upon")
+        thread_id = newest_thread(client)
+        client.runs.create("echo", "Hm.", thread_id=thread_id, multitask_strategy="concurrent")
+        terminal.read_until("echo hears: Hm.")
+        client.jobs.launch("chooser", "Choose.", parent_thread_id=thread_id, notify="none")
+        terminal.read_until("answer> ")
+        standin.call(gate.set)
+        terminal.read_until(" a time.")
+        terminal.type("that\n")
+        end(terminal)
+        told = seen(terminal.output)
+        assert "Once upon\necho:\necho hears: Hm.\n\n? chooser, job " in told
+        assert "answer> \rspeaker:\nanswer> \r a time.\nanswer> that\n" in told
+
     def test_thoughts_stand_before_them(self, talk: Talk, standin: StandIn) -> None:
         standin.will(Reply("Yes.", thinking="Is it so?"))
         terminal = talk("speaker", "--verbose")
@@ -175,6 +200,8 @@ class TestActions:
         terminal.type("choose\n")
         terminal.read_until("answer> ")
         terminal.interrupt()
+        # A signal between the prompt and the wait for keys is not seen before the next line.
+        terminal.type("\n")
         left = terminal.read_until("--answer JSON")
         terminal.read_until(PROMPT)
         [action] = (each for each in client.actions.list() if each.action_id in left)
@@ -193,8 +220,7 @@ class TestActions:
         terminal = talk("chooser")
         terminal.type("choose\n")
         terminal.read_until("answer> ")
-        [thread] = (each for each in client.threads.list() if each.pending_action_count)
-        [action] = client.actions.list(thread.thread_id)
+        [action] = client.actions.list(newest_thread(client))
         client.actions.answer(action, "this")
         terminal.read_until("Chosen: this")
         terminal.type("that\n")
@@ -205,7 +231,7 @@ class TestActions:
         terminal = talk("echo")
         terminal.type("one\n")
         terminal.read_until(PROMPT)
-        thread_id = next(iter(client.threads.list())).thread_id
+        thread_id = newest_thread(client)
         terminal.type("tw")
         terminal.read_until("tw")
         job = client.jobs.launch("chooser", "Choose.", parent_thread_id=thread_id, notify="none")
@@ -277,18 +303,15 @@ class TestOutages:
     def test_an_answer_goes_on_when_its_server_is_back(
         self,
         talk: Talk,
-        standin: StandIn,
         folder: Path,
         tmp_path: Path,
         port: int,
         how: signal.Signals,
     ) -> None:
         serve = ("--json", "serve", "--port", str(port), "--db", str(tmp_path / "jobs.db"))
-        never = asyncio.Event()
-        standin.will(halting("Half an", never, ""), Reply("An answer."))
         with running(*serve, cwd=folder) as process:
             read_ready(process)
-            terminal = talk("speaker", server=f"127.0.0.1:{port}")
+            terminal = talk("novelist", server=f"127.0.0.1:{port}")
             terminal.type("tell\n")
             terminal.read_until("Half an")
             process.send_signal(how)
@@ -297,6 +320,7 @@ class TestOutages:
             told = seen(terminal.read_until("An answer."))
             assert "✗ what stands above of this answer is void\n" in told
             assert "  ↻ the server " in told
+            assert "✗ what it said before is void: it begins again\nListen.\n" in told
             end(terminal)
 
     def test_a_lost_connection_is_taken_up_again(
