@@ -42,6 +42,7 @@ class Reader:
     def __init__(self, home: Path) -> None:
         self.missing: set[str] = set()
         self._folder = home
+        (home / "examples").symlink_to(ROOT / "examples")
         self._ids = Ids()
         self._server: Server | None = None
         self._port = _free_port()
