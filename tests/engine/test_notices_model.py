@@ -80,6 +80,8 @@ class Supervision(RuleBasedStateMachine):
         self.tries: defaultdict[str, list[int]] = defaultdict(list)
         """Of each unread notice, how the runs ended that were woken when it was there."""
         self.sequences: dict[str, int] = {}
+        self.failure: Exception | None = None
+        """What was wrong with what was committed: the store takes no complaints."""
         self._write(lambda tx: open_session(tx, TENANT, NewThread(HOME), CLIENT))
 
     def teardown(self) -> None:
@@ -92,7 +94,10 @@ class Supervision(RuleBasedStateMachine):
 
     def _write(self, operation: Callable[[Transaction], T]) -> T:
         self.now += SECOND // 1000
-        return self.loop.run_until_complete(self.store.write(operation))
+        result = self.loop.run_until_complete(self.store.write(operation))
+        if self.failure is not None:
+            raise self.failure
+        return result
 
     def _read(self, query: Callable[[Reader], T]) -> T:
         return self.loop.run_until_complete(self.store.read(query))
@@ -129,24 +134,30 @@ class Supervision(RuleBasedStateMachine):
     # The book: what is due, by the events alone
 
     def _observe(self, records: Sequence[Record]) -> None:
-        for record in records:
-            event = record.event
-            self._expect(event)
-            if event.HasField("run_created"):
-                self.runs[event.run_id] = created_run(event)
-            elif event.run_id in self.runs:
-                apply_to_run(self.runs[event.run_id], event)
-            self.jobs.apply(event)
-            if event.HasField("notice_added"):
-                self._take(event.notice_added.notice)
-                self.sequences[event.notice_added.notice.notice_id] = event.sequence
-            if event.thread_id == HOME:
-                self._check_reading(event)
-                before = self.home.unread
-                self.home.apply(event)
-                for notice_id in self.home.unread - before:
-                    self.tries[notice_id].clear()
-                self._check_wake_up(event)
+        try:
+            for record in records:
+                self._book(record.event)
+        except Exception as error:
+            self.failure = self.failure or error
+
+    def _book(self, event: Event) -> None:
+        """Takes an event into the book, and holds it against that."""
+        self._expect(event)
+        if event.HasField("run_created"):
+            self.runs[event.run_id] = created_run(event)
+        elif event.run_id in self.runs:
+            apply_to_run(self.runs[event.run_id], event)
+        self.jobs.apply(event)
+        if event.HasField("notice_added"):
+            self._take(event.notice_added.notice)
+            self.sequences[event.notice_added.notice.notice_id] = event.sequence
+        if event.thread_id == HOME:
+            self._check_reading(event)
+            before = self.home.unread
+            self.home.apply(event)
+            for notice_id in self.home.unread - before:
+                self.tries[notice_id].clear()
+            self._check_wake_up(event)
 
     def _expect(self, event: Event) -> None:
         run = self.runs.get(event.run_id)
@@ -372,11 +383,18 @@ class Supervision(RuleBasedStateMachine):
         if self.job_ids:
             self._at_work(self._live(HOME, RUNNING), pick, change)
 
+    @rule(pick=picks)
+    def wait_in_vain(self, pick: int) -> None:
+        """Of the jobs for which a supervisor waits one ends, and then nobody waits any more."""
+        self.wait(pick, 2, any=False)
+        self.end(pick, of_job=True, reads=False, fails=False)
+        self.cancel_run(pick, rollback=False, cascade=False)
+
     def _park(
         self, tx: Transaction, line: ThreadLine, run: RunRow, waiting_for: WaitingFor
     ) -> None:
         lifecycle.park(tx, run, waiting_for)
-        ending.tell_parent(tx, run)
+        ending.tell_of_job(tx, run)
         notices.wake(tx, line)
         line.leave(run)
 

@@ -103,6 +103,7 @@ def check(
 def _check_log(verdict: Verdict, log: Sequence[Event]) -> None:
     verdict.lost += validators.without_holes(log)
     verdict.doubled += [*validators.started_once(log), *validators.asked_once(log)]
+    verdict.doubled += validators.told_once(log)
 
 
 def _doubts(log: Sequence[Event]) -> list[str]:

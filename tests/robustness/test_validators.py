@@ -236,6 +236,17 @@ def _action_log() -> list[Event]:
     return [raised, answered, _event(3, "run_finished", A, 1)]
 
 
+def test_a_notice_that_comes_twice_or_without_words_or_is_read_before_is_caught() -> None:
+    told, said, read = (_event(number, "custom") for number in (1, 2, 3))
+    told.notice_added.notice.notice_id, told.notice_added.notice.run_id = "notice", A
+    said.message_added.message.notice_id = "notice"
+    read.notices_read.notice_ids.append("notice")
+    assert list(validators.told_once([told, said, read])) == []
+    assert "told before" in "".join(validators.told_once([told, said, told]))
+    assert "has no message" in "".join(validators.told_once([told]))
+    assert "not told before" in "".join(validators.told_once([said, read, told]))
+
+
 def test_an_action_that_is_raised_or_ended_twice_or_never_ends_is_caught() -> None:
     raised, answered, finished = _action_log()
     assert list(validators.asked_once([raised, answered, finished])) == []

@@ -338,6 +338,27 @@ def asked_once(log: Sequence[Event]) -> Iterator[str]:
                     yield f"run {run} ended and left action {action} open"
 
 
+def told_once(log: Sequence[Event]) -> Iterator[str]:
+    """What a thread is told of a job it is told once, with a message, before anybody reads it."""
+    told: set[tuple[str, str]] = set()
+    notices: set[str] = set()
+    said = {event.message_added.message.notice_id for event in log}
+    for event in log:
+        notice = event.notice_added.notice
+        if notice.notice_id:
+            notices.add(notice.notice_id)
+            subjects = [action.action_id for action in notice.actions] or [notice.run_id]
+            for subject in subjects:
+                if (notice.job_id, subject) in told:
+                    yield f"notice {notice.notice_id} tells what was told before"
+                told.add((notice.job_id, subject))
+            if notice.notice_id not in said:
+                yield f"notice {notice.notice_id} has no message"
+        for read in event.notices_read.notice_ids:
+            if read not in notices:
+                yield f"notice {read} was read at {event.sequence} and not told before"
+
+
 class Input(NamedTuple):
     """Something that a client sent and that the server said it took."""
 
@@ -426,6 +447,7 @@ def check_log(log: Sequence[Event], *, unfinished: Iterable[str] = ()) -> list[s
         *atomic(log),
         *started_once(log),
         *asked_once(log),
+        *told_once(log),
     ]
 
 
