@@ -22,12 +22,14 @@ contract.
 """
 
 from callboard._async.client import AsyncClient
+from callboard._async.notices import AsyncJobNotice, AsyncNoticeStream
 from callboard._async.streams import AsyncEventStream, AsyncJobStream
 from callboard._async.supervisors import AsyncSupervisor, AsyncSupervisorTools
 from callboard._local import local, local_sync
 from callboard._messages import MessageDict, MessageLike, text_of
 from callboard._states import TERMINAL_STATES
 from callboard._sync.client import Client
+from callboard._sync.notices import JobNotice, NoticeStream
 from callboard._sync.streams import EventStream, JobStream
 from callboard._sync.supervisors import Supervisor, SupervisorTools
 from callboard.errors import (
@@ -80,7 +82,9 @@ __all__ = [
     "Assistant",
     "AsyncClient",
     "AsyncEventStream",
+    "AsyncJobNotice",
     "AsyncJobStream",
+    "AsyncNoticeStream",
     "AsyncSupervisor",
     "AsyncSupervisorTools",
     "CallboardError",
@@ -101,12 +105,14 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "Job",
+    "JobNotice",
     "JobStream",
     "Message",
     "MessageDict",
     "MessageLike",
     "NotFound",
     "Notice",
+    "NoticeStream",
     "OutOfRange",
     "Outcome",
     "Permission",

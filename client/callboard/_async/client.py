@@ -13,6 +13,7 @@ from callboard._async.actions import AsyncActions
 from callboard._async.assistants import AsyncAssistants
 from callboard._async.caller import AsyncCaller, Metadata
 from callboard._async.jobs import AsyncJobs
+from callboard._async.notices import AsyncNotices
 from callboard._async.runs import AsyncRuns
 from callboard._async.server import AsyncServer
 from callboard._async.supervisors import AsyncSupervisor, AsyncSupervisorTools, home_of
@@ -45,6 +46,7 @@ class AsyncClient:
         runs: Starting, following and stopping runs.
         jobs: Launching, redirecting and watching delegated work.
         actions: What waits for an answer from outside, and answering it.
+        notices: What threads are told about their jobs.
         server: The server itself.
     """
 
@@ -86,6 +88,7 @@ class AsyncClient:
         self.runs = AsyncRuns(channel, caller)
         self.jobs = AsyncJobs(channel, caller)
         self.actions = AsyncActions(channel, caller)
+        self.notices = AsyncNotices(channel, caller)
         self.server = AsyncServer(channel, caller)
 
     def with_timeout(self, timeout: float | None) -> AsyncClient:
@@ -144,7 +147,7 @@ class AsyncClient:
         )
         with suppress(AlreadyExists):
             await self.threads.create(thread_id=thread_id, metadata={"supervisor": name})
-        return AsyncSupervisor(name, thread_id, tools)
+        return AsyncSupervisor(name, thread_id, tools, self.notices)
 
     async def aclose(self) -> None:
         """Closes the connection. Open calls and streams of it end."""

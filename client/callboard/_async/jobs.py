@@ -172,20 +172,27 @@ class AsyncJobs:
         )
         return await self._caller.repeatable(self._stub.UpdateJob, request)
 
-    async def cancel(self, job_id: str, *, cascade: bool = False) -> Job:
+    async def cancel(
+        self, job_id: str, *, cascade: bool = False, parent_thread_id: str | None = None
+    ) -> Job:
         """Cancels a job. One that is finished stays as it is.
 
         Args:
             job_id: The job.
             cascade: Whether to cancel the jobs that it launched, too.
+            parent_thread_id: The thread that launched it, where that is who cancels it: it is told
+                nothing of what it did itself.
 
         Returns:
             The job as it stands, which may still be running for a short grace.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
+            InvalidArgument: FIELD_INVALID, where another thread launched it.
         """
-        request = CancelJobRequest(job_id=job_id, cascade=cascade)
+        request = CancelJobRequest(
+            job_id=job_id, cascade=cascade, parent_thread_id=parent_thread_id or ""
+        )
         return await self._caller.repeatable(self._stub.CancelJob, request)
 
     def list(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast, overload
 from uuid import NAMESPACE_OID, uuid5
 
 from callboard._async.kit import AsyncKitCalls
+from callboard._async.notices import AsyncNotices, AsyncNoticeStream
 from callboard._enums import DeliveryName
 from callboard.kit import formats
 from callboard.kit.answers import ToolAnswer
@@ -157,11 +158,39 @@ class AsyncSupervisor:
         tools: What its model can do.
     """
 
-    def __init__(self, name: str, thread_id: str, tools: AsyncSupervisorTools) -> None:
+    def __init__(
+        self, name: str, thread_id: str, tools: AsyncSupervisorTools, notices: AsyncNotices
+    ) -> None:
         """Made by `client.supervisor`."""
         self.name = name
         self.thread_id = thread_id
         self.tools = tools
+        self._notices = notices
+
+    def notices(
+        self, *, follow: bool = True, max_downtime: float | None = 60.0
+    ) -> AsyncNoticeStream:
+        """What it is told about its jobs: that one is over, and how, or that it needs an answer.
+
+        First what nobody has read, oldest first, also from before the program was started; then
+        live. Each notice is marked as read when the next one is asked for. Two programs with one
+        home may both get a notice, until one of them has marked it.
+
+        Args:
+            follow: Whether to wait for further ones when nothing is unread any more.
+            max_downtime: For how many seconds a server that does not answer is tried; None for
+                ever.
+
+        Returns:
+            A stream of notices, which is a context manager.
+
+        Example:
+            async with supervisor.notices() as notices:
+                async for notice in notices:
+                    messages.append({"role": "user", "content": notice.text})
+                    ...
+        """
+        return self._notices.stream(self.thread_id, follow=follow, max_downtime=max_downtime)
 
 
 def home_of(name: str) -> str:
@@ -202,8 +231,8 @@ class AsyncHomeJobs:
         )
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancels a job."""
-        return await self._jobs.cancel(job_id)
+        """Cancels a job, of which its parent is told nothing then."""
+        return await self._jobs.cancel(job_id, parent_thread_id=self._parent_thread_id)
 
     async def list(self, *, states: Sequence[RunState.ValueType] = ()) -> Sequence[Job]:
         """Lists all of them, newest first."""

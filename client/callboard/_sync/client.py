@@ -15,6 +15,7 @@ from callboard._sync.actions import Actions
 from callboard._sync.assistants import Assistants
 from callboard._sync.caller import Caller, Metadata
 from callboard._sync.jobs import Jobs
+from callboard._sync.notices import Notices
 from callboard._sync.runs import Runs
 from callboard._sync.server import Server
 from callboard._sync.supervisors import Supervisor, SupervisorTools, home_of
@@ -46,6 +47,7 @@ class Client:
         runs: Starting, following and stopping runs.
         jobs: Launching, redirecting and watching delegated work.
         actions: What waits for an answer from outside, and answering it.
+        notices: What threads are told about their jobs.
         server: The server itself.
     """
 
@@ -87,6 +89,7 @@ class Client:
         self.runs = Runs(channel, caller)
         self.jobs = Jobs(channel, caller)
         self.actions = Actions(channel, caller)
+        self.notices = Notices(channel, caller)
         self.server = Server(channel, caller)
 
     def with_timeout(self, timeout: float | None) -> Client:
@@ -145,7 +148,7 @@ class Client:
         )
         with suppress(AlreadyExists):
             self.threads.create(thread_id=thread_id, metadata={"supervisor": name})
-        return Supervisor(name, thread_id, tools)
+        return Supervisor(name, thread_id, tools, self.notices)
 
     def close(self) -> None:
         """Closes the connection. Open calls and streams of it end."""

@@ -10,6 +10,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from callboard._enums import DeliveryName
 from callboard._sync.kit import KitCalls
+from callboard._sync.notices import Notices, NoticeStream
 from callboard.kit import formats
 from callboard.kit.answers import ToolAnswer
 from callboard.kit.definition import RESULT_CHARACTERS, Kit, ToolDefinition
@@ -158,11 +159,35 @@ class Supervisor:
         tools: What its model can do.
     """
 
-    def __init__(self, name: str, thread_id: str, tools: SupervisorTools) -> None:
+    def __init__(self, name: str, thread_id: str, tools: SupervisorTools, notices: Notices) -> None:
         """Made by `client.supervisor`."""
         self.name = name
         self.thread_id = thread_id
         self.tools = tools
+        self._notices = notices
+
+    def notices(self, *, follow: bool = True, max_downtime: float | None = 60.0) -> NoticeStream:
+        """What it is told about its jobs: that one is over, and how, or that it needs an answer.
+
+        First what nobody has read, oldest first, also from before the program was started; then
+        live. Each notice is marked as read when the next one is asked for. Two programs with one
+        home may both get a notice, until one of them has marked it.
+
+        Args:
+            follow: Whether to wait for further ones when nothing is unread any more.
+            max_downtime: For how many seconds a server that does not answer is tried; None for
+                ever.
+
+        Returns:
+            A stream of notices, which is a context manager.
+
+        Example:
+            with supervisor.notices() as notices:
+                for notice in notices:
+                    messages.append({"role": "user", "content": notice.text})
+                    ...
+        """
+        return self._notices.stream(self.thread_id, follow=follow, max_downtime=max_downtime)
 
 
 def home_of(name: str) -> str:
@@ -201,8 +226,8 @@ class HomeJobs:
         return self._jobs.update(job_id, instructions, delivery=delivery, request_id=request_id)
 
     def cancel(self, job_id: str) -> Job:
-        """Cancels a job."""
-        return self._jobs.cancel(job_id)
+        """Cancels a job, of which its parent is told nothing then."""
+        return self._jobs.cancel(job_id, parent_thread_id=self._parent_thread_id)
 
     def list(self, *, states: Sequence[RunState.ValueType] = ()) -> Sequence[Job]:
         """Lists all of them, newest first."""
