@@ -21,6 +21,7 @@ and `await`. `callboard.errors` has what calls can raise, and `callboard.v1` all
 contract.
 """
 
+from callboard import webhooks
 from callboard._async.client import AsyncClient
 from callboard._async.notices import AsyncJobNotice, AsyncNoticeStream
 from callboard._async.streams import AsyncEventStream, AsyncJobStream
@@ -144,4 +145,5 @@ __all__ = [
     "text_of",
     "to_dict",
     "to_struct",
+    "webhooks",
 ]
