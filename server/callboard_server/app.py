@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from callboard_server.config import ServerConfig
 from callboard_server.engine.engine import Caller, Engine
 from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
+from callboard_server.engine.outbox import Destination
 from callboard_server.engine.sweep import Sweep
 from callboard_server.engine.workspaces import Workspaces
 from callboard_server.ids import new_id
@@ -59,7 +61,11 @@ def client_caller(name: str = "") -> Caller:
 
 @asynccontextmanager
 async def open_app(
-    config: ServerConfig, registry: Registry, store: Store | None = None
+    config: ServerConfig,
+    registry: Registry,
+    store: Store | None = None,
+    *,
+    base: Path = Path(),
 ) -> AsyncIterator[App]:
     """Opens a server on its store; at the end, what runs is given back in good order.
 
@@ -67,9 +73,10 @@ async def open_app(
         config: The configuration.
         registry: The agents.
         store: Where to keep everything; SQLite as the configuration says, when left out.
+        base: The folder that files of the configuration are named from.
 
     Raises:
-        ConfigError: An agent wants tools that do not exist.
+        ConfigError: An agent wants tools that do not exist, or a webhook has no secret.
         StoreError: The store cannot be used; the message says why.
     """
     worker_id = new_id()
@@ -83,6 +90,7 @@ async def open_app(
         workspaces=Workspaces(_workspaces(settings.db)),
         client_for=lambda claim: app.client(_caller_of(claim)),
         limits=DELEGATION,
+        webhooks=await asyncio.to_thread(_destinations, config, base),
     )
     servicers: list[Servicer] = [
         AssistantServicer(engine),
@@ -110,6 +118,15 @@ async def open_app(
             await sweep.stop()
             await engine.drain()
             await engine.close()
+
+
+def _destinations(config: ServerConfig, base: Path) -> Sequence[Destination]:
+    if not config.webhooks:
+        return []
+    # Only where there are some: it takes its time.
+    from callboard_server.engine.posting import open_destinations
+
+    return open_destinations(config.webhooks, base)
 
 
 def _workspaces(db: str) -> Path:

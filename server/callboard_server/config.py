@@ -32,7 +32,7 @@ _AGENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # Stands before the names of its tools, parted by two underscores.
 _MCP_NAME = re.compile(r"(?=.{1,32}\Z)[A-Za-z][A-Za-z0-9-]*(_[A-Za-z0-9-]+)*")
 
-_PROVIDER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _OF_ANY_AGENT = {
     *("description", "entrypoint", "model", "timeout"),
     *("concurrency", "max_attempts", "retry_pause"),
@@ -208,6 +208,47 @@ class ProviderSettings(_Section):
         return self
 
 
+class WebhookSettings(_Section):
+    """`[webhooks.NAME]`: where to tell of jobs that are over or need an answer."""
+
+    url: FilledIn
+    """Where it is sent to."""
+    secret_env: str | None = None
+    """The name of the variable that holds the secret that signs it."""
+    secret_file: str | None = None
+    """The file that holds it, named from the folder of this file."""
+    timeout: PositiveFloat = 10.0
+    """Seconds that an attempt may take."""
+    retry_pause: PositiveFloat = 5.0
+    """Seconds before the second attempt; twice as long before each further one, up to an hour."""
+    max_attempts: PositiveInt | None = None
+    """How often it is tried."""
+    give_up_after: PositiveFloat = 3 * 24 * 3600.0
+    """Seconds after which it is tried no more."""
+    concurrency: PositiveInt = 4
+    """How many are sent at the same time."""
+    allow_private: bool = False
+    """Whether it may go to addresses that are not public, and without TLS."""
+
+    @model_validator(mode="after")
+    def _check(self) -> WebhookSettings:
+        if not _is_plain_url(self.url):
+            raise PydanticCustomError(
+                "webhook_url", "url must begin with https:// and hold no password"
+            )
+        if urlsplit(self.url).scheme != "https" and not self.allow_private:
+            raise PydanticCustomError(
+                "webhook_url",
+                "url must begin with https://; http:// goes with allow_private = true alone",
+            )
+        if (self.secret_env is None) == (self.secret_file is None):
+            raise PydanticCustomError(
+                "webhook_secret",
+                "needs its secret from secret_env or secret_file, from one of them",
+            )
+        return self
+
+
 class PriceSettings(_Section):
     """`[prices."PROVIDER:MODEL"]`: what a million tokens cost, in whatever money."""
 
@@ -302,6 +343,7 @@ class ServerConfig(_Section):
     providers: dict[str, ProviderSettings] = {}
     prices: dict[str, PriceSettings] = {}
     mcp: dict[str, McpSettings] = {}
+    webhooks: dict[str, WebhookSettings] = {}
     agents: dict[str, AgentSettings] = {}
 
     @model_validator(mode="after")
@@ -327,7 +369,7 @@ class ServerConfig(_Section):
     @model_validator(mode="after")
     def _check_providers(self) -> ServerConfig:
         for name, provider in self.providers.items():
-            if not _PROVIDER_NAME.fullmatch(name) or name == OFFLINE:
+            if not _PLAIN_NAME.fullmatch(name) or name == OFFLINE:
                 raise PydanticCustomError(
                     "provider_name",
                     "providers.{name}: a name is a letter and up to 63 letters, digits, _ and -, "
@@ -346,6 +388,17 @@ class ServerConfig(_Section):
                     "prices",
                     "prices.{spec}: there is no provider {name}; {hint}",
                     {"spec": spec, "name": provider_name, "hint": suggest(provider_name, known)},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_webhooks(self) -> ServerConfig:
+        for name in self.webhooks:
+            if not _PLAIN_NAME.fullmatch(name):
+                raise PydanticCustomError(
+                    "webhook_name",
+                    "webhooks.{name}: a name is a letter and up to 63 letters, digits, _ and -",
+                    {"name": name},
                 )
         return self
 

@@ -52,7 +52,7 @@ async def open_local(
     with _database(db) as path:
         server = settings.server.model_copy(update={"db": path})
         settings = settings.model_copy(update={"server": server})
-        async with open_app(settings, registry) as app:
+        async with open_app(settings, registry, base=base) as app:
             yield LocalServer(app.channel(client_caller("local")))
 
 

@@ -45,7 +45,7 @@ async def serve(
     stopping = asyncio.Event()
     for number in _SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with open_app(config, load(config, base)) as app:
+    async with open_app(config, load(config, base), base=base) as app:
         server = GrpcServer(app.router, settings.max_message_bytes)
         port = await server.start(settings.host, settings.port)
         _spare_garbage_collector()

@@ -31,6 +31,7 @@ from callboard_server.config import (
     ServerSettings,
     StoreSettings,
     SweepSettings,
+    WebhookSettings,
     WorkspaceSettings,
 )
 from callboard_server.engine.lifecycle import TERMINAL, TRANSITIONS
@@ -160,6 +161,7 @@ class TestOperating:
             ('### `[prices."PROVIDER:MODEL"]`', PriceSettings),
             ("### `[agents.NAME.workspace]`", WorkspaceSettings),
             ("### `[mcp.NAME]`", McpSettings),
+            ("### `[webhooks.NAME]`", WebhookSettings),
         ],
     )
     def test_settings_are_those_of_the_server(self, heading: str, model: type[BaseModel]) -> None:

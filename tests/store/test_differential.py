@@ -20,6 +20,8 @@ from callboard.v1.lifecycle_pb2 import RunState
 from callboard_server.log.events import CONDENSED, KINDS, kinds
 from callboard_server.log.records import Draft, Record
 from callboard_server.store.base import (
+    DeliveryRow,
+    DeliveryState,
     EventFilter,
     JobRow,
     NoticeRow,
@@ -77,6 +79,9 @@ steps = st.one_of(
     st.tuples(st.just("emit"), run_names, st.integers(0, 3)),
     st.tuples(st.just("tell"), names, run_names),
     st.tuples(st.just("read"), names),
+    st.tuples(st.just("post"), st.sampled_from("ij"), st.sampled_from("de")),
+    st.tuples(st.just("settle"), st.sampled_from("de"), st.sampled_from(DeliveryState)),
+    st.tuples(st.just("forget posts"), st.integers(0, 30)),
     st.tuples(st.just("delete"), names),
     st.tuples(st.just("remember"), st.sampled_from("mn"), st.sampled_from("xyz")),
     st.tuples(st.just("forget"), st.integers(0, 30)),
@@ -115,6 +120,14 @@ def _perform(tx: Transaction, kind: str, *arguments: Any) -> object:
                 tx.remember(TENANT, method, request_id, Remembered(b"d", request_id.encode()))
         case "forget", (seconds,):
             tx.forget(tx.now / 1e9 - seconds)
+        case "post", (delivery_id, destination):
+            tx.add_delivery(TENANT, delivery_id, destination, b"body")
+        case "settle", (destination, state):
+            for row in tx.pending_deliveries(destination, 1):
+                row.state, row.attempts, row.due_at = state, row.attempts + 1, row.due_at + 1
+                tx.save_delivery(row)
+        case "forget posts", (seconds,):
+            tx.forget_deliveries(tx.now / 1e9 - seconds)
         case "look", (name, run_id):
             return tx.now, look(tx, name, run_id)
         case "ask", (name, run_id):
@@ -198,6 +211,7 @@ def look(reader: Reader, name: str, run_id: str) -> object:
         reader.list_jobs(TENANT, ALL, parent=None, states=(), labels={"l": "x"}),
         reader.jobs_like(TENANT, "", 9),
         [reader.remembered(TENANT, m, r) for m in "mn" for r in "xyz"],
+        [reader.pending_deliveries(destination, 2) for destination in "de"],
         reader.counts(),
     ]
     if thread:
@@ -296,6 +310,9 @@ def show(value: Any) -> object:
             return value.session, value.sequence, value.thread, value.run, kind, event
         case SessionRow() | ThreadRow() | RunRow() | JobRow() | NoticeRow():
             return [show(getattr(value, name)) for name in value.__slots__]
+        case DeliveryRow():
+            # Nothing refers to its key.
+            return [show(getattr(value, name)) for name in value.__slots__ if name != "key"]
     return value
 
 

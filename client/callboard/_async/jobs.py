@@ -62,6 +62,7 @@ class AsyncJobs:
         context: JobContextName | int | None = None,
         pass_values: Sequence[str] = (),
         notify: NotifyName | int | None = None,
+        webhook: str | None = None,
         labels: Mapping[str, str] | None = None,
         timeout: float | timedelta | None = None,
         ttl: float | timedelta | None = None,
@@ -80,6 +81,8 @@ class AsyncJobs:
             pass_values: The names of the parent's values to copy.
             notify: What the parent thread is told: "none", "outcome" or "outcome_and_actions"
                 (the default where there is a parent).
+            webhook: The name of a webhook in the server's configuration that is told of it, too, as
+                `notify` says; it needs no parent.
             labels: Free labels, at most 32.
             timeout: For how many seconds each of its runs may be running; no bound when left out.
             ttl: How many seconds its session is kept after the last activity; for ever when left
@@ -105,6 +108,7 @@ class AsyncJobs:
             context=enum_value(JobContext, context, "context"),
             pass_values=pass_values,
             notify=enum_value(JobNotify, notify, "notify"),
+            webhook=webhook or "",
             labels=labels,
             timeout=to_duration(timeout, "timeout"),
             ttl=to_duration(ttl, "ttl"),

@@ -43,6 +43,10 @@ def launch(
             parser=parse_duration, metavar="DURATION", help="How long it may run, as 30s or 5m."
         ),
     ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A webhook of the server that is told of it."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait and print the result.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show how it goes, then print the result.")
@@ -55,6 +59,7 @@ def launch(
         parent_thread_id=parent,
         labels=_to_labels(label),
         timeout=timeout,
+        webhook=webhook,
     )
     if watch:
         _finish(cli, _watch(cli, job_id=job.job_id))

@@ -34,6 +34,8 @@ def _details(info: ServerInfo) -> Table:
         "need an action": counts.runs_requiring_action,
         "finished": counts.runs_finished,
     }
+    pending, dropped = counts.webhooks_pending, counts.webhooks_dropped
+    webhooks = [("webhooks", f"{pending:,} pending, {dropped:,} dropped")]
     return field_table(
         [
             ("version", f"{info.version} ({info.contract_version})"),
@@ -44,6 +46,7 @@ def _details(info: ServerInfo) -> Table:
             ("slots", f"{counts.slots_used} of {limits.slots} used"),
             ("queue", f"{counts.runs_queued:,} {'run' if counts.runs_queued == 1 else 'runs'}"),
             ("streams", f"{counts.streams_open:,} open"),
+            *(webhooks if pending or dropped else []),
             ("loop lag", f"{lag:.0f} ms"),
             (
                 "largest",

@@ -1685,6 +1685,7 @@ class JobLaunched(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     NOTIFY_ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     NOTIFY_AGENT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     parent_thread_id: _builtins.str
     """The thread that launched it; empty where there is none."""
     parent_run_id: _builtins.str
@@ -1705,6 +1706,8 @@ class JobLaunched(_message.Message):
     """
     notify_agent: _builtins.str
     """The agent behind that."""
+    webhook: _builtins.str
+    """The webhook that is told the same; empty where there is none."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels."""
@@ -1727,10 +1730,11 @@ class JobLaunched(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         notify_assistant_id: _builtins.str = ...,
         notify_agent: _builtins.str = ...,
+        webhook: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "context", b"context", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "task", b"task", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "context", b"context", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "task", b"task", "timeout", b"timeout", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

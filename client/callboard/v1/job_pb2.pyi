@@ -100,6 +100,7 @@ class Job(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     NOTIFY_ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     NOTIFY_AGENT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job: the id of its thread."""
     run_id: _builtins.str
@@ -134,6 +135,8 @@ class Job(_message.Message):
     """
     notify_agent: _builtins.str
     """The agent behind that."""
+    webhook: _builtins.str
+    """The webhook that is told the same; empty where there is none."""
     @_builtins.property
     def waiting_for(self) -> _lifecycle_pb2.WaitingFor:
         """What it waits for while it is not running."""
@@ -192,10 +195,11 @@ class Job(_message.Message):
         parent_run_id: _builtins.str = ...,
         notify_assistant_id: _builtins.str = ...,
         notify_agent: _builtins.str = ...,
+        webhook: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "outcome", b"outcome", "progress", b"progress", "start_time", b"start_time", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "waiting_for", b"waiting_for", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,6 +243,7 @@ class LaunchJobRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     assistant_id: _builtins.str
     """The assistant, or an agent's name. Required."""
     task: _builtins.str
@@ -251,6 +256,10 @@ class LaunchJobRequest(_message.Message):
     """What the parent is told."""
     request_id: _builtins.str
     """Makes repeats safe: any string of up to 128 characters, kept for at least 7 days."""
+    webhook: _builtins.str
+    """The name of a webhook in the server's configuration that is told of the job, too, as notify says
+    and whoever else knows of it already. Needs no parent thread.
+    """
     @_builtins.property
     def task_data(self) -> _struct_pb2.Struct:
         """What to do, as data; becomes the new thread's values."""
@@ -290,10 +299,11 @@ class LaunchJobRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         config: _struct_pb2.Struct | None = ...,
         request_id: _builtins.str = ...,
+        webhook: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "task_data", b"task_data", "timeout", b"timeout", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "config", b"config", "context", b"context", "labels", b"labels", "notify", b"notify", "parent_thread_id", b"parent_thread_id", "pass_values", b"pass_values", "request_id", b"request_id", "task", b"task", "task_data", b"task_data", "timeout", b"timeout", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "config", b"config", "context", b"context", "labels", b"labels", "notify", b"notify", "parent_thread_id", b"parent_thread_id", "pass_values", b"pass_values", "request_id", b"request_id", "task", b"task", "task_data", b"task_data", "timeout", b"timeout", "ttl", b"ttl", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

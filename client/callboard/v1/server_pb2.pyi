@@ -154,6 +154,8 @@ class Counts(_message.Message):
     RUNS_FINISHED_FIELD_NUMBER: _builtins.int
     SLOTS_USED_FIELD_NUMBER: _builtins.int
     STREAMS_OPEN_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_PENDING_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_DROPPED_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     """Sessions."""
     threads: _builtins.int
@@ -172,6 +174,10 @@ class Counts(_message.Message):
     """Slots that are taken now."""
     streams_open: _builtins.int
     """Streams that are open now."""
+    webhooks_pending: _builtins.int
+    """Webhooks that are to be sent, or sent again."""
+    webhooks_dropped: _builtins.int
+    """Webhooks of the last days that were given up."""
     def __init__(
         self,
         *,
@@ -184,10 +190,12 @@ class Counts(_message.Message):
         runs_finished: _builtins.int = ...,
         slots_used: _builtins.int = ...,
         streams_open: _builtins.int = ...,
+        webhooks_pending: _builtins.int = ...,
+        webhooks_dropped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs_finished", b"runs_finished", "runs_queued", b"runs_queued", "runs_requiring_action", b"runs_requiring_action", "runs_running", b"runs_running", "runs_waiting", b"runs_waiting", "sessions", b"sessions", "slots_used", b"slots_used", "streams_open", b"streams_open", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs_finished", b"runs_finished", "runs_queued", b"runs_queued", "runs_requiring_action", b"runs_requiring_action", "runs_running", b"runs_running", "runs_waiting", b"runs_waiting", "sessions", b"sessions", "slots_used", b"slots_used", "streams_open", b"streams_open", "threads", b"threads", "webhooks_dropped", b"webhooks_dropped", "webhooks_pending", b"webhooks_pending"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -112,14 +112,21 @@ def _check_answer(action: Action, text: str, field: str) -> None:
             raise errors.invalid(Violation(field, f"does not fit the schema: {problem.message}"))
 
 
+def awaited(tx: Transaction, run: RunRow) -> list[Action]:
+    """Returns the open actions that a run waits for.
+
+    Questions that its code has given up on may be open still, and are none of them.
+    """
+    ids = set(run.data.waiting_for.ids)
+    rows = (row for row in tx.actions_of_run(run.key) if row.state == ActionState.OPEN)
+    return [row.data for row in rows if row.data.action_id in ids]
+
+
 def wake_if_answered(tx: Transaction, run: RunRow) -> None:
     """Puts a run back in line that waits for actions of which none is open any more."""
     if run.data.state != REQUIRES_ACTION:
         return
-    # Questions that its code has given up on may be open still.
-    awaited = set(run.data.waiting_for.ids)
-    rows = (row for row in tx.actions_of_run(run.key) if row.data.action_id in awaited)
-    if not any(row.state == ActionState.OPEN for row in rows):
+    if not awaited(tx, run):
         line = ThreadLine(tx, run.thread)
         queue_again(tx, run, RunQueued.REASON_RESUMED)
         line.advance()

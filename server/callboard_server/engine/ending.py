@@ -5,7 +5,7 @@ from __future__ import annotations
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import ActionClosed, Actor, Event, RunQueued, RunTrigger
 from callboard.v1.lifecycle_pb2 import Outcome, RunError, RunState
-from callboard_server.engine import actions, interruption, notices
+from callboard_server.engine import actions, interruption, notices, webhooks
 from callboard_server.engine.creation import NewRun, add_run
 from callboard_server.engine.lifecycle import (
     CANCELLED,
@@ -32,6 +32,8 @@ _STOPPED = {
     TIMED_OUT: (ErrorReason.ERROR_REASON_RUN_TIMEOUT, "the run used up its timeout"),
 }
 _GRPC_CANCELLED, _GRPC_DEADLINE_EXCEEDED = 1, 4
+_OF_JOBS = frozenset({RunTrigger.RUN_TRIGGER_JOB, RunTrigger.RUN_TRIGGER_INBOX})
+"""How runs come to be that work on jobs."""
 _WOKEN_BY = frozenset({SUCCEEDED, FAILED, TIMED_OUT})
 """The ends after which input that a run had not seen wakes its assistant. Who cancels a run cancels
 its input, and who supersedes it takes that over."""
@@ -140,7 +142,7 @@ def finish(
         line.add(_follow(tx, run))
     notices.tell_unfetched(tx, line, awaited)
     notices.wake(tx, line)
-    tell_parent(tx, run)
+    tell_of_job(tx, run)
     line.leave(run, was_active=was_active)
 
 
@@ -179,14 +181,17 @@ def _follow(tx: Transaction, run: RunRow) -> RunRow:
     return add_run(tx, run.thread, new, SERVER)
 
 
-def tell_parent(tx: Transaction, run: RunRow) -> None:
-    """Lets the parent know of a job whose run is over, or needs an action.
+def tell_of_job(tx: Transaction, run: RunRow) -> None:
+    """Lets its webhook and its parent know of a job whose run is over, or needs an action.
 
     Runs of the parent that wait for the job go on when they have what they wait for; else there is
     a notice.
     """
-    job = _job_of(tx, run) if run.thread.parent is not None else None
-    if job is None or job.parent is None:
+    job = _job_of(tx, run) if run.data.trigger in _OF_JOBS else None
+    if job is None:
+        return
+    webhooks.announce(tx, job)
+    if job.parent is None:
         return
     line = ThreadLine(tx, tx.thread_at(job.parent))
     if notices.is_awaited(line, job):

@@ -26,6 +26,7 @@ from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Hub
+from callboard_server.engine.outbox import Destination, Outbox
 from callboard_server.engine.workspaces import Workspaces
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
@@ -120,15 +121,18 @@ class Engine:
         workspaces: Workspaces,
         client_for: Callable[[Claim], AsyncClient],
         limits: DelegationLimits,
+        webhooks: Sequence[Destination] = (),
     ) -> None:
         self.store = store
         self.registry = registry
         self.limits = limits
+        self.webhooks = [each.name for each in webhooks]
         self.start_time = Timestamp()
         self.start_time.FromNanoseconds(time.time_ns())
         self.assistants = Assistants(registry, self.start_time)
         self.hub = Hub()
         self.workspaces = workspaces
+        self._outbox = Outbox(store, webhooks)
         self.dispatcher = Dispatcher(
             store,
             self.hub,
@@ -151,6 +155,7 @@ class Engine:
         """
         await self.store.open(self._observe)
         await self.dispatcher.open()
+        self._outbox.start()
         self._watchdog = self.dispatcher.watch()
 
     @property
@@ -161,6 +166,7 @@ class Engine:
     def _observe(self, records: Sequence[Record]) -> None:
         self.hub.publish(records)
         self.dispatcher.observe(records)
+        self._outbox.observe(records)
 
     async def drain(self) -> None:
         """Ends the streams, and what runs is given back or ends within the grace."""
@@ -172,6 +178,7 @@ class Engine:
 
     async def close(self) -> None:
         self._watchdog.stop()
+        await self._outbox.stop()
         await self.store.close()
 
     # Letting runs in

@@ -27,7 +27,7 @@ from callboard_server.agents.steps import current_path
 from callboard_server.engine import notices
 from callboard_server.engine.actions import close_late, raise_action
 from callboard_server.engine.creation import apply_patch
-from callboard_server.engine.ending import finish, finish_stopped, stopped, tell_parent
+from callboard_server.engine.ending import finish, finish_stopped, stopped, tell_of_job
 from callboard_server.engine.lifecycle import (
     PARKED,
     SUCCEEDED,
@@ -428,7 +428,7 @@ class Execution:
             if over or run.stop:
                 return False, over
             park(tx, run, combined([waiter.waiting_for for waiter in waiters]))
-            tell_parent(tx, run)
+            tell_of_job(tx, run)
             notices.wake(tx, line)
             line.leave(run)
             return True, over

@@ -45,6 +45,8 @@ class NewJob:
     """The assistant that notices wake."""
     notify_agent: str = ""
     """The agent behind it."""
+    webhook: str = ""
+    """The webhook that is told the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ def _describe(event: Event, new: NewJob) -> None:
     launched.notify, launched.context = new.notify, new.context
     launched.notify_assistant_id = new.notify_assistant_id
     launched.notify_agent = new.notify_agent
+    launched.webhook = new.webhook
     if new.timeout is not None:
         launched.timeout.CopyFrom(new.timeout)
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from callboard.v1.event_pb2 import Action, Actor, Event, JobNotify, RunTrigger
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard_server import errors
+from callboard_server.engine.actions import awaited
 from callboard_server.engine.assistants import default_id
 from callboard_server.engine.creation import NewRun, add_run, add_state
 from callboard_server.engine.lifecycle import (
@@ -101,12 +102,7 @@ def _is_told(tx: Transaction, run: RunRow) -> bool:
 def _untold_actions(tx: Transaction, run: RunRow) -> list[Action]:
     """Returns the actions that a job's run waits for and about which there is no notice."""
     told = {each.action_id for row in tx.notices_about(run.key) for each in row.data.actions}
-    wanted = set(run.data.waiting_for.ids) - told
-    return [
-        row.data
-        for row in tx.actions_of_run(run.key)
-        if row.state == ActionState.OPEN and row.data.action_id in wanted
-    ]
+    return [action for action in awaited(tx, run) if action.action_id not in told]
 
 
 def _add(tx: Transaction, thread: ThreadRow, job: JobRow, actions: Iterable[Action]) -> None:

@@ -117,9 +117,10 @@ class Sweep:
 
 
 def _forget(tx: Transaction) -> float:
-    """Drops remembered answers that are old, and deleted assistants; returns the time."""
+    """Drops old answers and webhooks, and deleted assistants; returns the time."""
     now = tx.now / 1e9
     tx.forget(now - REMEMBERED)
+    tx.forget_deliveries(now - REMEMBERED)
     tx.forget_assistants()
     return now
 

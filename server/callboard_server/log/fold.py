@@ -162,6 +162,7 @@ def launched_job(event: Event) -> Job:
         notify=made.notify,
         notify_assistant_id=made.notify_assistant_id,
         notify_agent=made.notify_agent,
+        webhook=made.webhook,
         create_time=event.time,
     )
     if made.HasField("timeout"):

@@ -25,6 +25,7 @@ from callboard_server.services import watch
 from callboard_server.services.paging import fitting, next_token, page_of, wider
 from callboard_server.services.validation import Check
 from callboard_server.store.base import JobRow, Reader, Transaction
+from callboard_server.validation import suggest
 
 _TASK = EVENT_BYTES // 4  # characters, each of up to four bytes
 _WAIT, _LONGEST_WAIT = 30.0, 600.0
@@ -39,7 +40,7 @@ class JobServicer:
         self._engine = engine
 
     async def LaunchJob(self, request: pb.LaunchJobRequest, call: Call) -> pb.Job:
-        _check_launch(request)
+        _check_launch(request, self._engine.webhooks)
         caller = call.caller
 
         def operation(tx: Transaction) -> Admitted[pb.Job]:
@@ -86,6 +87,7 @@ class JobServicer:
             timeout=timeout,
             notify_assistant_id=supervisor.assistant_id if supervisor else "",
             notify_agent=supervisor.agent if supervisor else "",
+            webhook=request.webhook,
         )
 
     def _supervisor(
@@ -300,7 +302,7 @@ def _check_job_id(job_id: str) -> None:
     check.done()
 
 
-def _check_launch(request: pb.LaunchJobRequest) -> None:
+def _check_launch(request: pb.LaunchJobRequest, webhooks: Sequence[str]) -> None:
     check = Check()
     check.required("assistant_id", request.assistant_id)
     if not request.task.strip() and not request.task_data.fields:
@@ -319,6 +321,9 @@ def _check_launch(request: pb.LaunchJobRequest) -> None:
             check.wrong("ttl", "goes without parent_thread_id: the session has its root's ttl")
     if request.pass_values and not request.parent_thread_id:
         check.wrong("pass_values", "needs parent_thread_id")
+    if request.webhook and request.webhook not in webhooks:
+        hint = suggest(request.webhook, webhooks)
+        check.wrong("webhook", f"there is no webhook {request.webhook!r}; {hint}")
     check.struct("config", request.config)
     check.request_id(request.request_id)
     check.done()

@@ -138,6 +138,33 @@ class NoticeRow:
     """How many runs were queued because of it."""
 
 
+class DeliveryState(IntEnum):
+    """What became of a webhook."""
+
+    PENDING = 0
+    DELIVERED = 1
+    DROPPED = 2
+
+
+@dataclass(slots=True)
+class DeliveryRow:
+    """A webhook to send: an entry of the outbox."""
+
+    key: int
+    delivery_id: str
+    destination: str
+    """The name of a webhook in the configuration."""
+    body: bytes
+    """What is sent; empty once that is over."""
+    create_time: float
+    """When it was put in, in seconds since the epoch."""
+    due_at: float
+    """When it is to be sent next, in seconds since the epoch."""
+    attempts: int = 0
+    """How often it was sent in vain."""
+    state: DeliveryState = DeliveryState.PENDING
+
+
 @dataclass(slots=True)
 class AssistantRow:
     """An assistant in one of its versions."""
@@ -335,6 +362,9 @@ class Reader(Protocol):
     def list_assistants(
         self, tenant: str, page: Page, *, agent: str | None, metadata: Mapping[str, object]
     ) -> list[AssistantRow]: ...
+    def pending_deliveries(self, destination: str, limit: int) -> list[DeliveryRow]:
+        """What is to be sent to a webhook, soonest first."""
+
     def remembered(self, tenant: str, method: str, request_id: str) -> Remembered | None: ...
     def counts(self) -> Counts: ...
     def size(self) -> int:
@@ -363,12 +393,16 @@ class Transaction(Reader, Protocol):
     def add_notice(self, thread: ThreadRow, run: RunRow, sequence: int, data: Notice) -> NoticeRow:
         """Adds what a thread is told about a job's run."""
 
+    def add_delivery(self, tenant: str, delivery_id: str, destination: str, body: bytes) -> None:
+        """Puts a webhook into the outbox, due now, unless one with its id was put in before."""
+
     def save_session(self, row: SessionRow) -> None: ...
     def save_thread(self, row: ThreadRow) -> None: ...
     def save_run(self, row: RunRow) -> None: ...
     def save_job(self, row: JobRow) -> None: ...
     def save_action(self, row: ActionRow) -> None: ...
     def save_notice(self, row: NoticeRow) -> None: ...
+    def save_delivery(self, row: DeliveryRow) -> None: ...
     def save_assistant(self, row: AssistantRow) -> None:
         """Saves that the version that the row shows is the current one, or that it was deleted."""
 
@@ -397,6 +431,9 @@ class Transaction(Reader, Protocol):
     def remember(self, tenant: str, method: str, request_id: str, answer: Remembered) -> None: ...
     def forget(self, before: float) -> None:
         """Drops remembered answers older than a time, in seconds since the epoch."""
+
+    def forget_deliveries(self, before: float) -> None:
+        """Drops entries of the outbox that are over and older than a time."""
 
 
 Listener = Callable[[Sequence[Record]], None]

@@ -27,6 +27,8 @@ from callboard_server.store.base import (
     ActionRow,
     ActionState,
     AssistantRow,
+    DeliveryRow,
+    DeliveryState,
     EventFilter,
     JobRow,
     Listener,
@@ -108,6 +110,17 @@ class _Notice(NamedTuple):
     wakes: int
 
 
+class _Delivery(NamedTuple):
+    tenant: str
+    delivery_id: str
+    destination: str
+    body: bytes
+    create_time: float
+    due_at: float
+    attempts: int = 0
+    state: DeliveryState = DeliveryState.PENDING
+
+
 class _Assistant(NamedTuple):
     tenant: str
     assistant_id: str
@@ -139,6 +152,7 @@ class _Tables:
     """By the key of the thread."""
     actions: dict[int, _Action] = field(default_factory=dict)
     notices: dict[int, _Notice] = field(default_factory=dict)
+    outbox: dict[int, _Delivery] = field(default_factory=dict)
     assistants: dict[int, _Assistant] = field(default_factory=dict)
     requests: dict[tuple[str, str, str], _Request] = field(default_factory=dict)
     events: defaultdict[int, dict[int, Record]] = field(default_factory=lambda: defaultdict(dict))
@@ -556,12 +570,21 @@ class MemoryReader:
 
     # Everything else
 
+    def pending_deliveries(self, destination: str, limit: int) -> list[DeliveryRow]:
+        pending = [
+            DeliveryRow(key, *row[1:])
+            for key, row in self._tables.outbox.items()
+            if row.destination == destination and row.state == DeliveryState.PENDING
+        ]
+        return sorted(pending, key=lambda row: (row.due_at, row.key))[:limit]
+
     def remembered(self, tenant: str, method: str, request_id: str) -> Remembered | None:
         row = self._tables.requests.get((tenant, method, request_id))
         return row.answer if row else None
 
     def counts(self) -> Counts:
         states = Counter(row.data.state for row in self._tables.runs.values())
+        sent = Counter(row.state for row in self._tables.outbox.values())
         return Counts(
             sessions=len(self._tables.sessions),
             threads=len(self._tables.threads),
@@ -570,6 +593,8 @@ class MemoryReader:
             runs_waiting=states[RunState.RUN_STATE_WAITING],
             runs_requiring_action=states[RunState.RUN_STATE_REQUIRES_ACTION],
             runs_finished=sum(not row.is_live for row in self._tables.runs.values()),
+            webhooks_pending=sent[DeliveryState.PENDING],
+            webhooks_dropped=sent[DeliveryState.DROPPED],
         )
 
     def size(self) -> int:
@@ -675,6 +700,13 @@ class MemoryTransaction(MemoryReader):
         self._put_notice(row)
         return row
 
+    def add_delivery(self, tenant: str, delivery_id: str, destination: str, body: bytes) -> None:
+        known = ((row.tenant, row.delivery_id) for row in self._tables.outbox.values())
+        if (tenant, delivery_id) not in known:
+            now = self._now / 1e9
+            row = _Delivery(tenant, delivery_id, destination, body, now, now)
+            self._put(self._tables.outbox, self._key("outbox"), row)
+
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow:
         key, version = self._key("assistants"), data.version
         row = _Assistant(tenant, data.assistant_id, data.agent, version, {version: _copy(data)})
@@ -727,6 +759,14 @@ class MemoryTransaction(MemoryReader):
         ending = _copy(row.data), row.read, row.wakes
         stored = _Notice(row.thread.key, row.run, row.sequence, *ending)
         self._put(self._tables.notices, row.key, stored)
+
+    def save_delivery(self, row: DeliveryRow) -> None:
+        stored = self._tables.outbox.get(row.key)
+        if stored is not None:
+            changed = stored._replace(
+                body=row.body, due_at=row.due_at, attempts=row.attempts, state=row.state
+            )
+            self._put(self._tables.outbox, row.key, changed)
 
     def save_assistant(self, row: AssistantRow) -> None:
         stored = self._tables.assistants[row.key]
@@ -804,6 +844,11 @@ class MemoryTransaction(MemoryReader):
         old = [key for key, row in self._tables.requests.items() if row.create_time < before]
         for key in old:
             self._put(self._tables.requests, key, None)
+
+    def forget_deliveries(self, before: float) -> None:
+        for key, row in list(self._tables.outbox.items()):
+            if row.state != DeliveryState.PENDING and row.create_time < before:
+                self._put(self._tables.outbox, key, None)
 
 
 def _set(table: dict[Any, Any], key: object, value: object) -> None:

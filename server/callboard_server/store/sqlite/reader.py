@@ -15,6 +15,8 @@ from callboard_server.store.base import (
     ActionRow,
     ActionState,
     AssistantRow,
+    DeliveryRow,
+    DeliveryState,
     EventFilter,
     JobRow,
     NoticeRow,
@@ -412,6 +414,14 @@ class SqliteReader:
 
     # Everything else
 
+    def pending_deliveries(self, destination: str, limit: int) -> list[DeliveryRow]:
+        rows = self._rows(
+            """SELECT key, delivery_id, destination, body, create_time, due_at, attempts
+            FROM outbox WHERE state = 0 AND destination = ? ORDER BY due_at, key LIMIT ?""",
+            (destination, limit),
+        )
+        return [DeliveryRow(*row) for row in rows]
+
     def remembered(self, tenant: str, method: str, request_id: str) -> Remembered | None:
         row = self._row(REMEMBERED, (tenant, method, request_id))
         return Remembered(*row) if row else None
@@ -424,6 +434,9 @@ class SqliteReader:
             )
         )
         runs = self._count("runs")
+        sent = dict(
+            self._rows("SELECT state, count(*) FROM outbox WHERE state != 1 GROUP BY state")
+        )
         return Counts(
             sessions=self._count("sessions"),
             threads=self._count("threads"),
@@ -432,6 +445,8 @@ class SqliteReader:
             runs_waiting=live.get(RunState.RUN_STATE_WAITING, 0),
             runs_requiring_action=live.get(RunState.RUN_STATE_REQUIRES_ACTION, 0),
             runs_finished=runs - sum(live.values()),
+            webhooks_pending=sent.get(DeliveryState.PENDING, 0),
+            webhooks_dropped=sent.get(DeliveryState.DROPPED, 0),
         )
 
     def _count(self, table: str) -> int:

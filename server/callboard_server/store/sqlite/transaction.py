@@ -22,6 +22,7 @@ from callboard_server.log.records import Draft, Record
 from callboard_server.store.base import (
     ActionRow,
     AssistantRow,
+    DeliveryRow,
     EventFilter,
     JobRow,
     NoticeRow,
@@ -314,6 +315,18 @@ class SqliteTransaction(CachedReader):
         self.changes.filled.add(("notices", run.key))
         return row
 
+    def add_delivery(self, tenant: str, delivery_id: str, destination: str, body: bytes) -> None:
+        self._hold(
+            "INSERT INTO outbox (tenant, delivery_id, destination, body, create_time, due_at) "
+            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, delivery_id) DO NOTHING",
+            tenant,
+            delivery_id,
+            destination,
+            body,
+            self._seconds,
+            self._seconds,
+        )
+
     def add_assistant(self, tenant: str, data: Assistant) -> AssistantRow:
         row = AssistantRow(self._key("assistants"), data.version, data.version, data)
         self._hold(
@@ -368,6 +381,16 @@ class SqliteTransaction(CachedReader):
 
     def save_notice(self, row: NoticeRow) -> None:
         self._dirty["notices", row.key] = row
+
+    def save_delivery(self, row: DeliveryRow) -> None:
+        self._hold(
+            "UPDATE outbox SET body = ?, due_at = ?, attempts = ?, state = ? WHERE key = ?",
+            row.body,
+            row.due_at,
+            row.attempts,
+            row.state,
+            row.key,
+        )
 
     def save_assistant(self, row: AssistantRow) -> None:
         self._hold(
@@ -487,3 +510,6 @@ class SqliteTransaction(CachedReader):
 
     def forget(self, before: float) -> None:
         self._hold("DELETE FROM requests WHERE create_time < ?", before)
+
+    def forget_deliveries(self, before: float) -> None:
+        self._hold("DELETE FROM outbox WHERE state > 0 AND create_time < ?", before)
