@@ -147,7 +147,7 @@ async def runs_on(client: AsyncClient, thread_id: str) -> list[Run]:
     return found[::-1]
 
 
-async def ended(client: AsyncClient, *jobs: Job) -> list[Job]:
+async def ended(client: AsyncClient, *jobs: Job) -> Sequence[Job]:
     return await client.jobs.wait([job.job_id for job in jobs], timeout=PATIENCE)
 
 

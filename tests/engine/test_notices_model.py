@@ -316,6 +316,10 @@ class Supervision(RuleBasedStateMachine):
         if run.ready:
             lifecycle.start(tx, run, "worker", from_top=from_top)
 
+    def _start_all(self, tx: Transaction) -> None:
+        for run in tx.ready_runs(10):
+            self._start(tx, run)
+
     @rule(seconds=st.sampled_from([1, 4, 30]))
     def let_time_pass(self, seconds: int) -> None:
         self.now += seconds * SECOND
@@ -435,7 +439,7 @@ class Supervision(RuleBasedStateMachine):
     def _settle(self) -> None:
         """Lets all go on to its end: then every notice was read once, by whom it was for."""
         for _ in range(200):
-            self._write(lambda tx: [self._start(tx, run) for run in tx.ready_runs(10)])
+            self._write(self._start_all)
             self.answer(0)
             self.call_a_model(0)
             self.end(0, of_job=False, reads=True, fails=False)
