@@ -17,6 +17,9 @@ from typing import Self
 
 from tests.cli.conftest import COMMAND
 
+PATIENCE = 30.0
+"""How many seconds may pass until a text appears that must."""
+
 
 class Terminal:
     """Runs a command on a terminal of a certain width."""
@@ -58,7 +61,7 @@ class Terminal:
     def read_until(self, text: str) -> str:
         """Reads until a text appears, and returns all up to it."""
         start = self._seen
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while text not in self.output[start:]:
             assert self._read(deadline - time.monotonic()), f"no {text!r}: {self.output!r}"
         self._seen = self.output.index(text, start) + len(text)
@@ -66,9 +69,9 @@ class Terminal:
 
     def finish(self) -> int:
         """Reads to the end and returns the exit code."""
-        while self._read(10):
+        while self._read(PATIENCE):
             pass
-        return self._process.wait(10)
+        return self._process.wait(PATIENCE)
 
     def _read(self, seconds: float) -> bool:
         if not select.select([self._master], [], [], max(seconds, 0))[0]:

@@ -17,6 +17,7 @@ from standins import anthropic
 from standins.http import Exchange, Handler, HttpServer
 from standins.replies import Reply
 from tests.cli.conftest import Result, Run, read_ready, running
+from tests.cli.terminal import PATIENCE
 
 HERE = Path(__file__).parent
 FUNCTIONS = "painter chooser boss starter echo number sleeper novelist writer".split()
@@ -32,8 +33,6 @@ base_url = "{url}"
 model = "standin:m"
 tools = ["agents.py:search", "agents.py:read", "agents.py:open_door", "agents.py:look"]
 """
-PATIENCE = 20.0
-
 T = TypeVar("T")
 Say = Callable[..., Result]
 

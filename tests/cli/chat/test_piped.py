@@ -14,6 +14,7 @@ from standins.anthropic import playing, refusing
 from standins.replies import Call, Reply
 from tests.cli.chat.conftest import Say, StandIn
 from tests.cli.conftest import Run, environment, running
+from tests.cli.terminal import PATIENCE
 
 ABSENT = str(uuid.UUID(int=0))
 
@@ -55,7 +56,7 @@ class TestMessages:
             process.stdin.write("two\n")
             process.stdin.flush()
             assert process.stderr.read() == ""
-            assert process.wait(10) == 1
+            assert process.wait(PATIENCE) == 1
 
     def test_an_interrupt_stops_an_answer_and_another_one_all(self, address: str) -> None:
         with running("chat", "sleeper", env=environment(address)) as process:
@@ -66,7 +67,7 @@ class TestMessages:
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "  (stopped)\n"
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 130
+            assert process.wait(PATIENCE) == 130
 
     def test_a_thread_that_is_deleted_ends_it(self, address: str, client: Client) -> None:
         with running("chat", "sleeper", "--json", env=environment(address)) as process:
@@ -75,7 +76,7 @@ class TestMessages:
             process.stdin.flush()
             thread_id = json.loads(process.stdout.readline())["thread_id"]
             client.threads.delete(thread_id)
-            assert process.wait(10) == 4
+            assert process.wait(PATIENCE) == 4
             assert process.stderr is not None
             assert process.stderr.read() == "error: the thread was deleted\n"
 
