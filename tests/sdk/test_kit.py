@@ -202,8 +202,22 @@ class TestCalls:
         told = await tell(tools, "check_job", job_id=asked)
         assert told["state"] == "REQUIRES_ACTION"
         assert "which you cannot give" in told["note"]
-        told = await tell(tools, "update_job", job_id=asked, instructions="go on")
+        told = await tell(
+            tools, "update_job", job_id=asked, instructions="go on", delivery="enqueue"
+        )
         assert told["note"] == "What it had asked for is still open."
+
+    async def test_instructions_that_interrupt_withdraw_a_question(
+        self, tools: callboard.AsyncSupervisorTools, client: callboard.AsyncClient
+    ) -> None:
+        asked = (await tell(tools, "launch_job", agent="asking", task="x"))["job_id"]
+        job = await client.jobs.get(asked)
+        await client.runs.wait(job.run_id)
+        told = await tell(tools, "update_job", job_id=asked, instructions="go on")
+        assert told["note"] == "What it had asked for is withdrawn."
+        assert not [
+            each async for each in client.actions.list(thread_id=asked) if each.run_id == job.run_id
+        ]
 
     async def test_long_results_come_in_parts(
         self, tools: callboard.AsyncSupervisorTools, client: callboard.AsyncClient

@@ -108,7 +108,7 @@ class AsyncKitCalls:
                 job = await self._jobs.update(
                     before.job_id, given["instructions"], delivery=given["delivery"]
                 )
-                return answers.updated(before, self._known.saw(job))
+                return answers.updated(before, self._known.saw(job), given["delivery"])
             case Verb.CANCEL:
                 before = await self._own(given["job_id"])
                 job = await self._jobs.cancel(before.job_id)

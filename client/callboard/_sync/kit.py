@@ -107,7 +107,7 @@ class KitCalls:
                 job = self._jobs.update(
                     before.job_id, given["instructions"], delivery=given["delivery"]
                 )
-                return answers.updated(before, self._known.saw(job))
+                return answers.updated(before, self._known.saw(job), given["delivery"])
             case Verb.CANCEL:
                 before = self._own(given["job_id"])
                 job = self._jobs.cancel(before.job_id)

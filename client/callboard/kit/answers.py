@@ -61,14 +61,16 @@ class Answers:
         """A job as it stands, its result from a character on."""
         return _json({**self._whole(job, offset), **_noted(self._advice(job))})
 
-    def updated(self, before: Job, job: Job) -> str:
-        """A job that got new instructions, and how it stood before."""
-        note = {
-            RunState.RUN_STATE_CANCELLED: "It had been cancelled, and works again.",
-            RunState.RUN_STATE_REQUIRES_ACTION: "What it had asked for is still open.",
-        }.get(before.state, "")
-        if not note and before.state in TERMINAL_STATES:
+    def updated(self, before: Job, job: Job, delivery: str) -> str:
+        """A job that got new instructions, how it stood before, and how they were delivered."""
+        note = ""
+        if before.state == RunState.RUN_STATE_CANCELLED:
+            note = "It had been cancelled, and works again."
+        elif before.state in TERMINAL_STATES:
             note = f"It had ended as {self._state(before)}, and works again."
+        elif before.state == RunState.RUN_STATE_REQUIRES_ACTION:
+            left = "withdrawn" if delivery == "interrupt" else "still open"
+            note = f"What it had asked for is {left}."
         return _json({**self._brief(job), **_noted(note)})
 
     def cancelled(self, before: Job, job: Job) -> str:
