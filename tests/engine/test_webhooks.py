@@ -23,8 +23,9 @@ from callboard import AsyncClient
 from callboard.v1.server_pb2 import Counts
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
-from callboard_server.config import ConfigError, load_config
-from callboard_server.engine.posting import is_public
+from callboard_server.config import ConfigError, WebhookSettings, load_config
+from callboard_server.engine.outbox import Answer
+from callboard_server.engine.posting import HttpDestination, is_public
 from callboard_server.models.network import certificates
 from tests.support.gates import PATIENCE, Gates
 from tests.support.parking import open_actions, reply
@@ -141,6 +142,14 @@ async def test_failures_and_cancels_are_told_with_their_reason(db: Path, gates: 
         job = await client.jobs.launch("worker", "gate", webhook="ops")
         await gates.entered("gate")
         await client.jobs.cancel(job.job_id)
+        assert (await receiver.next()).told["type"] == "job.cancelled"
+
+
+async def test_what_is_deleted_while_it_runs_is_told_as_cancelled(db: Path, gates: Gates) -> None:
+    async with Receiver() as receiver, serving(receiver, db, *gates.agents) as client:
+        job = await client.jobs.launch("worker", "gate", webhook="ops")
+        await gates.entered("gate")
+        await client.threads.delete(job.job_id)
         assert (await receiver.next()).told["type"] == "job.cancelled"
 
 
@@ -287,6 +296,22 @@ async def test_private_addresses_are_refused_without_a_connection(db: Path) -> N
             await client.jobs.launch("echo", "x", webhook="ops")
             await settled(client, dropped=1)
         assert receiver.connections == 0
+
+
+async def test_one_private_address_among_public_ones_is_enough_to_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No name that resolves so can be counted on.
+    async def resolve(*_: object, **__: object) -> list[Any]:
+        return [(0, 0, 0, "", (address, 0)) for address in ("93.184.216.34", "10.0.0.1")]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    settings = WebhookSettings(url="https://example.com", secret_env="OPS_SECRET")
+    destination = HttpDestination("ops", settings, SECRET)
+    attempt = await destination.post("an-id", b"{}")
+    assert attempt.answer is Answer.FAILED
+    assert "its address is private" in attempt.problem
+    await destination.close()
 
 
 @pytest.fixture

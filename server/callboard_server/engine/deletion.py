@@ -19,8 +19,7 @@ def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> SessionRow 
     below = tx.threads_below(thread.key)
     for each in below:
         cancel_thread(tx, each, actor, by_parent=each.key != thread.key)
-    if thread.parent is not None:
-        _end_at_once(tx, thread, actor)
+    _end_at_once(tx, thread, actor)
     for each in reversed(below):
         if thread.parent is not None:
             tx.erase_events(each)
@@ -35,7 +34,7 @@ def delete_tree(tx: Transaction, thread: ThreadRow, actor: Actor) -> SessionRow 
 
 
 def _end_at_once(tx: Transaction, thread: ThreadRow, actor: Actor) -> None:
-    """Ends the runs of a job's thread that were asked to stop, so that its parent knows of it."""
+    """Ends the runs of a thread that were asked to stop, so that who wants to knows of a job's."""
     line = ThreadLine(tx, thread)
     for run in list(line.runs):
         finish_stopped(tx, line, run, actor)

@@ -121,6 +121,10 @@ class _Line:
             except StoreError as error:
                 log.error("cannot look for webhooks", problem=str(error))
                 pause = _RETRY
+            except Exception as error:
+                failure = describe_failure(error)
+                log.error("cannot look for webhooks", problem=str(failure), trace=failure.trace)
+                pause = _RETRY
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self.changed.wait()
