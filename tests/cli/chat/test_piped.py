@@ -72,13 +72,12 @@ class TestMessages:
     def test_a_thread_that_is_deleted_ends_it(self, address: str, client: Client) -> None:
         with running("chat", "sleeper", "--json", env=environment(address)) as process:
             assert process.stdin is not None and process.stdout is not None
-            process.stdin.write("x\n")
+            process.stdin.write("x\ny\n")
             process.stdin.flush()
             thread_id = json.loads(process.stdout.readline())["thread_id"]
             client.threads.delete(thread_id)
+            # Where the run was seen to end before, it is the next message that cannot be said.
             assert process.wait(PATIENCE) == 4
-            assert process.stderr is not None
-            assert process.stderr.read() == "error: the thread was deleted\n"
 
 
 class TestThreads:
