@@ -116,16 +116,17 @@ class Speech:
         draft = self._draft
         is_first = not draft.message_id and delta.offset == 0
         if is_first and not self._screen.is_typing:
-            self.head(delta.author)
-            self._show_thoughts(self._thoughts.pop(delta.message_id, {}).values())
             draft.message_id, draft.run_id = delta.message_id, delta.run_id
         if delta.message_id != draft.message_id:
             return
         # What was typed in between tears the answer: its rest comes with the message.
         draft.is_torn = draft.is_torn or self._screen.is_typing
-        if not draft.is_torn:
-            draft.shown += printable(delta.text)
-            self._screen.write(delta.text)
+        piece = printable(delta.text)
+        if piece and not draft.is_torn:
+            self.head(delta.author)
+            self._show_thoughts(self._thoughts.pop(delta.message_id, {}).values())
+            draft.shown += piece
+            self._screen.write(piece)
 
     def _take_rest(self, message: Message) -> str:
         """What was not shown yet of a message that is there now."""
