@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import uuid
 
@@ -301,6 +302,8 @@ class TestActions:
         # A line of another conversation is no answer to it.
         assert say("hello\n", "echo", "--thread", thread_id).out == "echo hears: hello\n"
         client.runs.cancel(action.run_id)
+        client.runs.wait(action.run_id)
+        assert re.search(r"action_closed +run over\n", cli("events", thread_id).out)
 
     def test_of_jobs_that_are_waited_for(self, say: Say) -> None:
         asked, answer = say("go\nthat one\n", "boss").out.splitlines()
