@@ -90,10 +90,10 @@ async def test_a_run_that_falls_due_while_all_slots_are_taken_comes_next(
     tmp_path: Path, gates: Gates
 ) -> None:
     async with local(gates.agents, tmp_path / "jobs.db", slots=1) as client:
-        soon = datetime.now(UTC) + timedelta(milliseconds=200)
-        due = await client.runs.create("quick", "due", start_after=soon)
         first = await client.runs.create("worker", "first")
         await gates.entered("first")
+        soon = datetime.now(UTC) + timedelta(milliseconds=200)
+        due = await client.runs.create("quick", "due", start_after=soon)
         while (await client.runs.get(due.run_id)).waiting_for.kind != WaitingFor.KIND_SLOT:
             await client.server.info()
         gates.open("first")

@@ -495,7 +495,9 @@ async def test_deleting_a_child_ends_its_streams_and_not_those_of_the_session(
     server: Served, gates: Gates
 ) -> None:
     root = (await server.client.threads.create()).thread_id
-    job = await server.client.jobs.launch("worker", "secret task", parent_thread_id=root)
+    job = await server.client.jobs.launch(
+        "worker", "secret task", parent_thread_id=root, notify="none"
+    )
     await gates.entered("secret task")
     await server.client.threads.update_state(job.job_id, "secret too")
     session = server.threads.StreamEvents(

@@ -223,6 +223,16 @@ CASES: list[tuple[str, Callable[[Any], Any], ProtoMessage]] = [
         thread_pb2.CompactThreadRequest(thread_id="t", summary="All is well.", request_id="r"),
     ),
     (
+        "ListNotices",
+        lambda c: c.notices.list("t", include_read=True, page_size=7),
+        thread_pb2.ListNoticesRequest(thread_id="t", include_read=True, page_size=7),
+    ),
+    (
+        "ReadNotices",
+        lambda c: c.notices.read("t", ["n", "m"]),
+        thread_pb2.ReadNoticesRequest(thread_id="t", notice_ids=["n", "m"]),
+    ),
+    (
         "ListEvents",
         lambda c: c.threads.events(
             "t",

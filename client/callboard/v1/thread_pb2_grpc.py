@@ -161,7 +161,7 @@ class ThreadServiceServicer(object):
         """Deletes a thread with the threads below it; runs that are active there are cancelled first.
 
         A root thread goes with its session's log. Of a child thread the payloads are erased and the
-        sequences stay. Open streams of it end with REASON_DELETED. A repeat is NOT_FOUND /
+        sequences stay; what its parent was told of it, in notices, stays with the parent. Open streams of it end with REASON_DELETED. A repeat is NOT_FOUND /
         THREAD_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -65,7 +65,7 @@ class ThreadServiceStub:
     """Deletes a thread with the threads below it; runs that are active there are cancelled first.
 
     A root thread goes with its session's log. Of a child thread the payloads are erased and the
-    sequences stay. Open streams of it end with REASON_DELETED. A repeat is NOT_FOUND /
+    sequences stay; what its parent was told of it, in notices, stays with the parent. Open streams of it end with REASON_DELETED. A repeat is NOT_FOUND /
     THREAD_NOT_FOUND.
     """
     CopyThread: _grpc.UnaryUnaryMultiCallable[_thread_pb2.CopyThreadRequest, _thread_pb2.Thread]
@@ -179,7 +179,7 @@ class ThreadServiceAsyncStub(ThreadServiceStub):
     """Deletes a thread with the threads below it; runs that are active there are cancelled first.
 
     A root thread goes with its session's log. Of a child thread the payloads are erased and the
-    sequences stay. Open streams of it end with REASON_DELETED. A repeat is NOT_FOUND /
+    sequences stay; what its parent was told of it, in notices, stays with the parent. Open streams of it end with REASON_DELETED. A repeat is NOT_FOUND /
     THREAD_NOT_FOUND.
     """
     CopyThread: _aio.UnaryUnaryMultiCallable[_thread_pb2.CopyThreadRequest, _thread_pb2.Thread]  # type: ignore[assignment]
@@ -320,7 +320,7 @@ class ThreadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes a thread with the threads below it; runs that are active there are cancelled first.
 
         A root thread goes with its session's log. Of a child thread the payloads are erased and the
-        sequences stay. Open streams of it end with REASON_DELETED. A repeat is NOT_FOUND /
+        sequences stay; what its parent was told of it, in notices, stays with the parent. Open streams of it end with REASON_DELETED. A repeat is NOT_FOUND /
         THREAD_NOT_FOUND.
         """
 

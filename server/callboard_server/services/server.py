@@ -12,6 +12,7 @@ from callboard_server.services.validation import MAX_PAGE, STRUCT_DEPTH
 from callboard_server.store.base import Reader
 
 CONTRACT = "callboard.v1"
+VERSION = version("callboard")
 
 
 class ServerServicer:
@@ -31,7 +32,7 @@ class ServerServicer:
         counts.slots_used = self._engine.dispatcher.slots_used
         counts.streams_open = self._engine.hub.streams
         info = pb.ServerInfo(
-            version=version("callboard"),
+            version=VERSION,
             contract_version=CONTRACT,
             limits=self._limits(),
             counts=counts,
