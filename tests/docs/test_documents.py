@@ -12,6 +12,7 @@ from tests.docs.reader import Reader
 from tests.docs.transcript import Ids, commands, matches
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", MANUALS, ids=lambda page: page.name)
 def test_document_does_what_it_says(page: Path, tmp_path: Path) -> None:
     with Reader(tmp_path) as reader:

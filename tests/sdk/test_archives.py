@@ -82,7 +82,9 @@ async def test_an_archive_comes_to_what_the_session_was(tmp_path: Path) -> None:
         home = await client.threads.create("hello", values={"gone": 1, "n": 0.1})
         run = await client.runs.create("worker", "go", thread_id=home.thread_id)
         await client.runs.wait(run.run_id)
-        job = await client.jobs.launch("worker", "task", parent_thread_id=home.thread_id)
+        job = await client.jobs.launch(
+            "worker", "task", parent_thread_id=home.thread_id, notify="none"
+        )
         await client.jobs.wait(job.job_id)
         session = await client.threads.get(home.thread_id)
         text = written(session, *await log_of(client, home.thread_id))
