@@ -76,7 +76,7 @@ async def test_kills_between_launch_and_answer_lose_no_notice_and_double_none(
         async with asyncio.timeout(PATIENCE):
             assert await first.process.wait() == -signal.SIGKILL
     for server in doomed[1:]:
-        await server.start()
+        await server.spawn()
         async with asyncio.timeout(PATIENCE):
             assert await server.process.wait() == -signal.SIGKILL
     await last.start()

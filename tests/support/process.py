@@ -52,8 +52,8 @@ class ServerProcess:
         """All that the server wrote to its standard error."""
         return self._errors.read_text("utf-8")
 
-    async def start(self) -> None:
-        """Starts the server and waits until it takes calls."""
+    async def spawn(self) -> None:
+        """Starts the server, which may kill itself before it takes calls."""
         with self._errors.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -65,8 +65,12 @@ class ServerProcess:
                 stderr=errors,
                 env=self._environment,
             )
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
+
+    async def start(self) -> None:
+        """Starts the server and waits until it takes calls."""
+        await self.spawn()
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
         assert line, f"the server did not start:\n{self.errors}"
         self.port = int(line)
 
