@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from callboard.v1 import event_pb2 as callboard_dot_v1_dot_event__pb2
 from callboard.v1 import lifecycle_pb2 as callboard_dot_v1_dot_lifecycle__pb2
+from callboard.v1 import message_pb2 as callboard_dot_v1_dot_message__pb2
 from callboard.v1 import run_pb2 as callboard_dot_v1_dot_run__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x61llboard/v1/job.proto\x12\x0c\x63\x61llboard.v1\x1a\x18\x63\x61llboard/v1/event.proto\x1a\x1c\x63\x61llboard/v1/lifecycle.proto\x1a\x16\x63\x61llboard/v1/run.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x06\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x18\n\x10parent_thread_id\x18\x04 \x01(\t\x12\x14\n\x0c\x61ssistant_id\x18\x05 \x01(\t\x12\r\n\x05\x61gent\x18\x06 \x01(\t\x12\x0c\n\x04task\x18\x07 \x01(\t\x12%\n\x05state\x18\x08 \x01(\x0e\x32\x16.callboard.v1.RunState\x12-\n\x0bwaiting_for\x18\t \x01(\x0b\x32\x18.callboard.v1.WaitingFor\x12(\n\x08progress\x18\n \x01(\x0b\x32\x16.callboard.v1.Progress\x12&\n\x07outcome\x18\x0b \x01(\x0b\x32\x15.callboard.v1.Outcome\x12-\n\x06labels\x18\x0c \x03(\x0b\x32\x1d.callboard.v1.Job.LabelsEntry\x12\'\n\x06notify\x18\r \x01(\x0e\x32\x17.callboard.v1.JobNotify\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\x05\x12\x11\n\trun_count\x18\x0f \x01(\x05\x12\x10\n\x08sequence\x18\x10 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07timeout\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rparent_run_id\x18\x15 \x01(\t\x12\x1b\n\x13notify_assistant_id\x18\x16 \x01(\t\x12\x14\n\x0cnotify_agent\x18\x17 \x01(\t\x12\x0f\n\x07webhook\x18\x18 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x03\n\x10LaunchJobRequest\x12\x14\n\x0c\x61ssistant_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12*\n\ttask_data\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10parent_thread_id\x18\x04 \x01(\t\x12)\n\x07\x63ontext\x18\x05 \x01(\x0e\x32\x18.callboard.v1.JobContext\x12\x13\n\x0bpass_values\x18\x06 \x03(\t\x12\'\n\x06notify\x18\x07 \x01(\x0e\x32\x17.callboard.v1.JobNotify\x12:\n\x06labels\x18\x08 \x03(\x0b\x32*.callboard.v1.LaunchJobRequest.LabelsEntry\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x06\x63onfig\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x0f\n\x07webhook\x18\r \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"&\n\x13\x42\x61tchGetJobsRequest\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\"P\n\x14\x42\x61tchGetJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.callboard.v1.Job\x12\x17\n\x0fmissing_job_ids\x18\x02 \x03(\t\"y\n\x10UpdateJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x14\n\x0cinstructions\x18\x02 \x01(\t\x12+\n\x08\x64\x65livery\x18\x03 \x01(\x0e\x32\x19.callboard.v1.JobDelivery\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"M\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61scade\x18\x02 \x01(\x08\x12\x18\n\x10parent_thread_id\x18\x03 \x01(\t\"\xe4\x01\n\x0fListJobsRequest\x12\x18\n\x10parent_thread_id\x18\x01 \x01(\t\x12&\n\x06states\x18\x02 \x03(\x0e\x32\x16.callboard.v1.RunState\x12\x39\n\x06labels\x18\x03 \x03(\x0b\x32).callboard.v1.ListJobsRequest.LabelsEntry\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.callboard.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x0fWaitJobsRequest\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\x12$\n\x04mode\x18\x02 \x01(\x0e\x32\x16.callboard.v1.WaitMode\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"F\n\x10WaitJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.callboard.v1.Job\x12\x11\n\ttimed_out\x18\x02 \x01(\x08\"\xfb\x01\n\x10WatchJobsRequest\x12\x18\n\x10parent_thread_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12:\n\x06labels\x18\x03 \x03(\x0b\x32*.callboard.v1.WatchJobsRequest.LabelsEntry\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\"\n\x05until\x18\x05 \x01(\x0e\x32\x13.callboard.v1.Until\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_after_sequence\"\x86\x01\n\x11WatchJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.callboard.v1.Job\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\x18\n\x10through_sequence\x18\x03 \x01(\x03\x12$\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x17.callboard.v1.StreamEnd*K\n\x08WaitMode\x12\x19\n\x15WAIT_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rWAIT_MODE_ANY\x10\x01\x12\x11\n\rWAIT_MODE_ALL\x10\x02\x32\xc3\x04\n\nJobService\x12>\n\tLaunchJob\x12\x1e.callboard.v1.LaunchJobRequest\x1a\x11.callboard.v1.Job\x12\x38\n\x06GetJob\x12\x1b.callboard.v1.GetJobRequest\x1a\x11.callboard.v1.Job\x12U\n\x0c\x42\x61tchGetJobs\x12!.callboard.v1.BatchGetJobsRequest\x1a\".callboard.v1.BatchGetJobsResponse\x12>\n\tUpdateJob\x12\x1e.callboard.v1.UpdateJobRequest\x1a\x11.callboard.v1.Job\x12>\n\tCancelJob\x12\x1e.callboard.v1.CancelJobRequest\x1a\x11.callboard.v1.Job\x12I\n\x08ListJobs\x12\x1d.callboard.v1.ListJobsRequest\x1a\x1e.callboard.v1.ListJobsResponse\x12I\n\x08WaitJobs\x12\x1d.callboard.v1.WaitJobsRequest\x1a\x1e.callboard.v1.WaitJobsResponse\x12N\n\tWatchJobs\x12\x1e.callboard.v1.WatchJobsRequest\x1a\x1f.callboard.v1.WatchJobsResponse0\x01\x42t\n\x10\x64\x65v.callboard.v1P\x01Z*callboard.dev/gen/callboard/v1;callboardv1\xa2\x02\x03\x43\x42X\xaa\x02\x0c\x43\x61llboard.V1\xca\x02\x0c\x43\x61llboard\\V1\xea\x02\rCallboard::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x61llboard/v1/job.proto\x12\x0c\x63\x61llboard.v1\x1a\x18\x63\x61llboard/v1/event.proto\x1a\x1c\x63\x61llboard/v1/lifecycle.proto\x1a\x1a\x63\x61llboard/v1/message.proto\x1a\x16\x63\x61llboard/v1/run.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x06\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x18\n\x10parent_thread_id\x18\x04 \x01(\t\x12\x14\n\x0c\x61ssistant_id\x18\x05 \x01(\t\x12\r\n\x05\x61gent\x18\x06 \x01(\t\x12\x0c\n\x04task\x18\x07 \x01(\t\x12%\n\x05state\x18\x08 \x01(\x0e\x32\x16.callboard.v1.RunState\x12-\n\x0bwaiting_for\x18\t \x01(\x0b\x32\x18.callboard.v1.WaitingFor\x12(\n\x08progress\x18\n \x01(\x0b\x32\x16.callboard.v1.Progress\x12&\n\x07outcome\x18\x0b \x01(\x0b\x32\x15.callboard.v1.Outcome\x12-\n\x06labels\x18\x0c \x03(\x0b\x32\x1d.callboard.v1.Job.LabelsEntry\x12\'\n\x06notify\x18\r \x01(\x0e\x32\x17.callboard.v1.JobNotify\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\x05\x12\x11\n\trun_count\x18\x0f \x01(\x05\x12\x10\n\x08sequence\x18\x10 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07timeout\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rparent_run_id\x18\x15 \x01(\t\x12\x1b\n\x13notify_assistant_id\x18\x16 \x01(\t\x12\x14\n\x0cnotify_agent\x18\x17 \x01(\t\x12\x0f\n\x07webhook\x18\x18 \x01(\t\x12\"\n\x05usage\x18\x19 \x01(\x0b\x32\x13.callboard.v1.Usage\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x03\n\x10LaunchJobRequest\x12\x14\n\x0c\x61ssistant_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12*\n\ttask_data\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10parent_thread_id\x18\x04 \x01(\t\x12)\n\x07\x63ontext\x18\x05 \x01(\x0e\x32\x18.callboard.v1.JobContext\x12\x13\n\x0bpass_values\x18\x06 \x03(\t\x12\'\n\x06notify\x18\x07 \x01(\x0e\x32\x17.callboard.v1.JobNotify\x12:\n\x06labels\x18\x08 \x03(\x0b\x32*.callboard.v1.LaunchJobRequest.LabelsEntry\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x06\x63onfig\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x0f\n\x07webhook\x18\r \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"&\n\x13\x42\x61tchGetJobsRequest\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\"P\n\x14\x42\x61tchGetJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.callboard.v1.Job\x12\x17\n\x0fmissing_job_ids\x18\x02 \x03(\t\"y\n\x10UpdateJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x14\n\x0cinstructions\x18\x02 \x01(\t\x12+\n\x08\x64\x65livery\x18\x03 \x01(\x0e\x32\x19.callboard.v1.JobDelivery\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"M\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61scade\x18\x02 \x01(\x08\x12\x18\n\x10parent_thread_id\x18\x03 \x01(\t\"\x8b\x02\n\x0fListJobsRequest\x12\x18\n\x10parent_thread_id\x18\x01 \x01(\t\x12&\n\x06states\x18\x02 \x03(\x0e\x32\x16.callboard.v1.RunState\x12\x39\n\x06labels\x18\x03 \x03(\x0b\x32).callboard.v1.ListJobsRequest.LabelsEntry\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12%\n\x05scope\x18\x06 \x01(\x0e\x32\x16.callboard.v1.JobScope\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.callboard.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x0fWaitJobsRequest\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\x12$\n\x04mode\x18\x02 \x01(\x0e\x32\x16.callboard.v1.WaitMode\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"F\n\x10WaitJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.callboard.v1.Job\x12\x11\n\ttimed_out\x18\x02 \x01(\x08\"\xa2\x02\n\x10WatchJobsRequest\x12\x18\n\x10parent_thread_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12:\n\x06labels\x18\x03 \x03(\x0b\x32*.callboard.v1.WatchJobsRequest.LabelsEntry\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\"\n\x05until\x18\x05 \x01(\x0e\x32\x13.callboard.v1.Until\x12%\n\x05scope\x18\x06 \x01(\x0e\x32\x16.callboard.v1.JobScope\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_after_sequence\"\x86\x01\n\x11WatchJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.callboard.v1.Job\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\x18\n\x10through_sequence\x18\x03 \x01(\x03\x12$\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x17.callboard.v1.StreamEnd*O\n\x08JobScope\x12\x19\n\x15JOB_SCOPE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_SCOPE_THREAD\x10\x01\x12\x12\n\x0eJOB_SCOPE_TREE\x10\x02*K\n\x08WaitMode\x12\x19\n\x15WAIT_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rWAIT_MODE_ANY\x10\x01\x12\x11\n\rWAIT_MODE_ALL\x10\x02\x32\xc3\x04\n\nJobService\x12>\n\tLaunchJob\x12\x1e.callboard.v1.LaunchJobRequest\x1a\x11.callboard.v1.Job\x12\x38\n\x06GetJob\x12\x1b.callboard.v1.GetJobRequest\x1a\x11.callboard.v1.Job\x12U\n\x0c\x42\x61tchGetJobs\x12!.callboard.v1.BatchGetJobsRequest\x1a\".callboard.v1.BatchGetJobsResponse\x12>\n\tUpdateJob\x12\x1e.callboard.v1.UpdateJobRequest\x1a\x11.callboard.v1.Job\x12>\n\tCancelJob\x12\x1e.callboard.v1.CancelJobRequest\x1a\x11.callboard.v1.Job\x12I\n\x08ListJobs\x12\x1d.callboard.v1.ListJobsRequest\x1a\x1e.callboard.v1.ListJobsResponse\x12I\n\x08WaitJobs\x12\x1d.callboard.v1.WaitJobsRequest\x1a\x1e.callboard.v1.WaitJobsResponse\x12N\n\tWatchJobs\x12\x1e.callboard.v1.WatchJobsRequest\x1a\x1f.callboard.v1.WatchJobsResponse0\x01\x42t\n\x10\x64\x65v.callboard.v1P\x01Z*callboard.dev/gen/callboard/v1;callboardv1\xa2\x02\x03\x43\x42X\xaa\x02\x0c\x43\x61llboard.V1\xca\x02\x0c\x43\x61llboard\\V1\xea\x02\rCallboard::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,42 +47,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_WATCHJOBSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_WAITMODE']._serialized_start=2735
-  _globals['_WAITMODE']._serialized_end=2810
-  _globals['_JOB']._serialized_start=216
-  _globals['_JOB']._serialized_end=985
-  _globals['_JOB_LABELSENTRY']._serialized_start=940
-  _globals['_JOB_LABELSENTRY']._serialized_end=985
-  _globals['_LAUNCHJOBREQUEST']._serialized_start=988
-  _globals['_LAUNCHJOBREQUEST']._serialized_end=1486
-  _globals['_LAUNCHJOBREQUEST_LABELSENTRY']._serialized_start=940
-  _globals['_LAUNCHJOBREQUEST_LABELSENTRY']._serialized_end=985
-  _globals['_GETJOBREQUEST']._serialized_start=1488
-  _globals['_GETJOBREQUEST']._serialized_end=1519
-  _globals['_BATCHGETJOBSREQUEST']._serialized_start=1521
-  _globals['_BATCHGETJOBSREQUEST']._serialized_end=1559
-  _globals['_BATCHGETJOBSRESPONSE']._serialized_start=1561
-  _globals['_BATCHGETJOBSRESPONSE']._serialized_end=1641
-  _globals['_UPDATEJOBREQUEST']._serialized_start=1643
-  _globals['_UPDATEJOBREQUEST']._serialized_end=1764
-  _globals['_CANCELJOBREQUEST']._serialized_start=1766
-  _globals['_CANCELJOBREQUEST']._serialized_end=1843
-  _globals['_LISTJOBSREQUEST']._serialized_start=1846
-  _globals['_LISTJOBSREQUEST']._serialized_end=2074
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=940
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=985
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2076
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2152
-  _globals['_WAITJOBSREQUEST']._serialized_start=2154
-  _globals['_WAITJOBSREQUEST']._serialized_end=2270
-  _globals['_WAITJOBSRESPONSE']._serialized_start=2272
-  _globals['_WAITJOBSRESPONSE']._serialized_end=2342
-  _globals['_WATCHJOBSREQUEST']._serialized_start=2345
-  _globals['_WATCHJOBSREQUEST']._serialized_end=2596
-  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_start=940
-  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_end=985
-  _globals['_WATCHJOBSRESPONSE']._serialized_start=2599
-  _globals['_WATCHJOBSRESPONSE']._serialized_end=2733
-  _globals['_JOBSERVICE']._serialized_start=2813
-  _globals['_JOBSERVICE']._serialized_end=3392
+  _globals['_JOBSCOPE']._serialized_start=2877
+  _globals['_JOBSCOPE']._serialized_end=2956
+  _globals['_WAITMODE']._serialized_start=2958
+  _globals['_WAITMODE']._serialized_end=3033
+  _globals['_JOB']._serialized_start=244
+  _globals['_JOB']._serialized_end=1049
+  _globals['_JOB_LABELSENTRY']._serialized_start=1004
+  _globals['_JOB_LABELSENTRY']._serialized_end=1049
+  _globals['_LAUNCHJOBREQUEST']._serialized_start=1052
+  _globals['_LAUNCHJOBREQUEST']._serialized_end=1550
+  _globals['_LAUNCHJOBREQUEST_LABELSENTRY']._serialized_start=1004
+  _globals['_LAUNCHJOBREQUEST_LABELSENTRY']._serialized_end=1049
+  _globals['_GETJOBREQUEST']._serialized_start=1552
+  _globals['_GETJOBREQUEST']._serialized_end=1583
+  _globals['_BATCHGETJOBSREQUEST']._serialized_start=1585
+  _globals['_BATCHGETJOBSREQUEST']._serialized_end=1623
+  _globals['_BATCHGETJOBSRESPONSE']._serialized_start=1625
+  _globals['_BATCHGETJOBSRESPONSE']._serialized_end=1705
+  _globals['_UPDATEJOBREQUEST']._serialized_start=1707
+  _globals['_UPDATEJOBREQUEST']._serialized_end=1828
+  _globals['_CANCELJOBREQUEST']._serialized_start=1830
+  _globals['_CANCELJOBREQUEST']._serialized_end=1907
+  _globals['_LISTJOBSREQUEST']._serialized_start=1910
+  _globals['_LISTJOBSREQUEST']._serialized_end=2177
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=1004
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=1049
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2179
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2255
+  _globals['_WAITJOBSREQUEST']._serialized_start=2257
+  _globals['_WAITJOBSREQUEST']._serialized_end=2373
+  _globals['_WAITJOBSRESPONSE']._serialized_start=2375
+  _globals['_WAITJOBSRESPONSE']._serialized_end=2445
+  _globals['_WATCHJOBSREQUEST']._serialized_start=2448
+  _globals['_WATCHJOBSREQUEST']._serialized_end=2738
+  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_start=1004
+  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_end=1049
+  _globals['_WATCHJOBSRESPONSE']._serialized_start=2741
+  _globals['_WATCHJOBSRESPONSE']._serialized_end=2875
+  _globals['_JOBSERVICE']._serialized_start=3036
+  _globals['_JOBSERVICE']._serialized_end=3615
 # @@protoc_insertion_point(module_scope)

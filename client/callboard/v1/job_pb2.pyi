@@ -7,6 +7,7 @@ The job_id is that thread's id and never changes, however often the job is redir
 
 from callboard.v1 import event_pb2 as _event_pb2
 from callboard.v1 import lifecycle_pb2 as _lifecycle_pb2
+from callboard.v1 import message_pb2 as _message_pb2
 from callboard.v1 import run_pb2 as _run_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -26,6 +27,36 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _JobScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_SCOPE_UNSPECIFIED: _JobScope.ValueType  # 0
+    """Means THREAD."""
+    JOB_SCOPE_THREAD: _JobScope.ValueType  # 1
+    """The jobs that the thread launched. Of one job: itself."""
+    JOB_SCOPE_TREE: _JobScope.ValueType  # 2
+    """Those, and all that were launched below them, however deep. Below the root thread of a session
+    that is the whole session.
+    """
+
+class JobScope(_JobScope, metaclass=_JobScopeEnumTypeWrapper):
+    """How far down a list or a stream of jobs goes. With TREE, each job says by its parent_thread_id
+    below which it belongs.
+    """
+
+JOB_SCOPE_UNSPECIFIED: JobScope.ValueType  # 0
+"""Means THREAD."""
+JOB_SCOPE_THREAD: JobScope.ValueType  # 1
+"""The jobs that the thread launched. Of one job: itself."""
+JOB_SCOPE_TREE: JobScope.ValueType  # 2
+"""Those, and all that were launched below them, however deep. Below the root thread of a session
+that is the whole session.
+"""
+Global___JobScope: _TypeAlias = JobScope  # noqa: Y015
 
 class _WaitMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -101,6 +132,7 @@ class Job(_message.Message):
     NOTIFY_ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     NOTIFY_AGENT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job: the id of its thread."""
     run_id: _builtins.str
@@ -169,6 +201,12 @@ class Job(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """How long its current run may be RUNNING; absent where there is no bound."""
 
+    @_builtins.property
+    def usage(self) -> _message_pb2.Usage:
+        """What the model calls on its thread have used so far: of all runs and all attempts, those that
+        failed included. The outcome has what its current run used.
+        """
+
     def __init__(
         self,
         *,
@@ -196,10 +234,11 @@ class Job(_message.Message):
         notify_assistant_id: _builtins.str = ...,
         notify_agent: _builtins.str = ...,
         webhook: _builtins.str = ...,
+        usage: _message_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "outcome", b"outcome", "progress", b"progress", "start_time", b"start_time", "timeout", b"timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "outcome", b"outcome", "progress", b"progress", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "waiting_for", b"waiting_for", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,12 +521,15 @@ class ListJobsRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     parent_thread_id: _builtins.str
-    """Only those that this thread launched."""
+    """Only those that this thread launched. A job_id names a thread, too."""
     page_size: _builtins.int
     """How many at most; 50 when zero, 1,000 at most."""
     page_token: _builtins.str
     """The next_page_token of the page before."""
+    scope: Global___JobScope.ValueType
+    """TREE, which needs a parent_thread_id, lists what those jobs launched, too."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_lifecycle_pb2.RunState.ValueType]:
         """Only those in one of these states."""
@@ -504,10 +546,11 @@ class ListJobsRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        scope: Global___JobScope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "parent_thread_id", b"parent_thread_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "parent_thread_id", b"parent_thread_id", "scope", b"scope", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -634,6 +677,7 @@ class WatchJobsRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     parent_thread_id: _builtins.str
     """The jobs that this thread launched, those to come included."""
     job_id: _builtins.str
@@ -644,6 +688,8 @@ class WatchJobsRequest(_message.Message):
     """When the stream ends. NEVER when unspecified; DONE: when all jobs that it shows are terminal
     (at once, where there is none).
     """
+    scope: Global___JobScope.ValueType
+    """TREE shows what those jobs, or this one, launched, too."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only jobs that have all of these labels."""
@@ -656,10 +702,11 @@ class WatchJobsRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         after_sequence: _builtins.int | None = ...,
         until: _lifecycle_pb2.Until.ValueType = ...,
+        scope: Global___JobScope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "job_id", b"job_id", "labels", b"labels", "parent_thread_id", b"parent_thread_id", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "job_id", b"job_id", "labels", b"labels", "parent_thread_id", b"parent_thread_id", "scope", b"scope", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_sequence: _TypeAlias = _typing.Literal["after_sequence"]  # noqa: Y015
     _WhichOneofArgType__after_sequence: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence"]  # noqa: Y015

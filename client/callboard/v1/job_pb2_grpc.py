@@ -158,8 +158,8 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJobs(self, request, context):
-        """Streams the jobs of a parent thread, or one job: first a snapshot of how they stand, then every
-        change, in order.
+        """Streams the jobs of a parent thread, or one job, and with TREE those below: first a snapshot of
+        how they stand, parents first, then every change, in order.
 
         With after_sequence there is no snapshot: every change after it comes, then the stream goes
         live. A change carries the whole job as it stood then. An idle stream sends a frame with

@@ -84,8 +84,8 @@ class JobServiceStub:
     Writes nothing. Errors: NOT_FOUND / JOB_NOT_FOUND.
     """
     WatchJobs: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobsRequest, _job_pb2.WatchJobsResponse]
-    """Streams the jobs of a parent thread, or one job: first a snapshot of how they stand, then every
-    change, in order.
+    """Streams the jobs of a parent thread, or one job, and with TREE those below: first a snapshot of
+    how they stand, parents first, then every change, in order.
 
     With after_sequence there is no snapshot: every change after it comes, then the stream goes
     live. A change carries the whole job as it stood then. An idle stream sends a frame with
@@ -148,8 +148,8 @@ class JobServiceAsyncStub(JobServiceStub):
     Writes nothing. Errors: NOT_FOUND / JOB_NOT_FOUND.
     """
     WatchJobs: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobsRequest, _job_pb2.WatchJobsResponse]  # type: ignore[assignment]
-    """Streams the jobs of a parent thread, or one job: first a snapshot of how they stand, then every
-    change, in order.
+    """Streams the jobs of a parent thread, or one job, and with TREE those below: first a snapshot of
+    how they stand, parents first, then every change, in order.
 
     With after_sequence there is no snapshot: every change after it comes, then the stream goes
     live. A change carries the whole job as it stood then. An idle stream sends a frame with
@@ -257,8 +257,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.WatchJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.WatchJobsResponse], _abc.AsyncIterator[_job_pb2.WatchJobsResponse]]:
-        """Streams the jobs of a parent thread, or one job: first a snapshot of how they stand, then every
-        change, in order.
+        """Streams the jobs of a parent thread, or one job, and with TREE those below: first a snapshot of
+        how they stand, parents first, then every change, in order.
 
         With after_sequence there is no snapshot: every change after it comes, then the stream goes
         live. A change carries the whole job as it stood then. An idle stream sends a frame with
