@@ -58,6 +58,7 @@ class Jobs:
         assistant: str,
         task: str = "",
         *,
+        version: int | None = None,
         task_data: Mapping[str, Any] | None = None,
         parent_thread_id: str | None = None,
         context: JobContextName | int | None = None,
@@ -68,6 +69,7 @@ class Jobs:
         timeout: float | timedelta | None = None,
         ttl: float | timedelta | None = None,
         config: Mapping[str, Any] | None = None,
+        cancel_with_run: bool = False,
         request_id: str | None = None,
     ) -> Job:
         """Launches a job and returns it at once.
@@ -75,6 +77,7 @@ class Jobs:
         Args:
             assistant: The assistant, or an agent's name.
             task: What to do.
+            version: The version of the assistant; the current one when left out.
             task_data: What to do, as data; becomes the new thread's values.
             parent_thread_id: The thread that launches it; a session of its own when left out.
             context: What it starts from: "isolated" (the default: the task alone) or "fork" (the
@@ -89,6 +92,9 @@ class Jobs:
             ttl: How many seconds its session is kept after the last activity; for ever when left
                 out. Without a parent only.
             config: Laid over the assistant's configuration, key by key.
+            cancel_with_run: For agents that launch a job below their own thread and wait for it:
+                whether it is cancelled, with all below it, when their run ends before without
+                success.
             request_id: Makes repeats of your own safe; made by the client when left out.
 
         Returns:
@@ -96,13 +102,14 @@ class Jobs:
 
         Raises:
             NotFound: ASSISTANT_NOT_FOUND or AGENT_NOT_FOUND (`metadata["agents"]` lists those that
-                exist), or THREAD_NOT_FOUND for the parent.
+                exist), ASSISTANT_VERSION_NOT_FOUND, or THREAD_NOT_FOUND for the parent.
             InvalidArgument: FIELD_INVALID, also where the configuration does not fit the agent.
             FailedPrecondition: DELEGATION_LIMIT.
             AlreadyExists: REQUEST_ID_REUSED.
         """
         request = LaunchJobRequest(
             assistant_id=assistant,
+            assistant_version=version or 0,
             task=task,
             task_data=optional_struct(task_data, "task_data"),
             parent_thread_id=parent_thread_id or "",
@@ -114,6 +121,7 @@ class Jobs:
             timeout=to_duration(timeout, "timeout"),
             ttl=to_duration(ttl, "ttl"),
             config=optional_struct(config, "config"),
+            cancel_with_run=cancel_with_run,
             request_id=request_id or new_request_id(),
         )
         return self._caller.repeatable(self._stub.LaunchJob, request)
@@ -150,6 +158,7 @@ class Jobs:
         instructions: str,
         *,
         delivery: DeliveryName | int = "interrupt",
+        cancel_with_run: bool = False,
         request_id: str | None = None,
     ) -> Job:
         """Redirects a job, or follows up a finished one.
@@ -159,6 +168,7 @@ class Jobs:
             instructions: The new instructions; the job has the whole history, too.
             delivery: "interrupt" supersedes the current run, "steer" gives it the instructions at
                 its next step, "enqueue" lets it end first.
+            cancel_with_run: Whether the calling run waits for it from now on; see `launch`.
             request_id: Makes repeats of your own safe; made by the client when left out.
 
         Returns:
@@ -173,6 +183,7 @@ class Jobs:
             job_id=job_id,
             instructions=instructions,
             delivery=enum_value(JobDelivery, delivery, "delivery"),
+            cancel_with_run=cancel_with_run,
             request_id=request_id or new_request_id(),
         )
         return self._caller.repeatable(self._stub.UpdateJob, request)

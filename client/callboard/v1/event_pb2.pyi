@@ -1686,6 +1686,7 @@ class JobLaunched(_message.Message):
     NOTIFY_ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     NOTIFY_AGENT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
+    WAITING_RUN_ID_FIELD_NUMBER: _builtins.int
     parent_thread_id: _builtins.str
     """The thread that launched it; empty where there is none."""
     parent_run_id: _builtins.str
@@ -1708,6 +1709,10 @@ class JobLaunched(_message.Message):
     """The agent behind that."""
     webhook: _builtins.str
     """The webhook that is told the same; empty where there is none."""
+    waiting_run_id: _builtins.str
+    """The run that waits for it, and without whose success it is cancelled, too; empty where it goes
+    on in any case.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels."""
@@ -1731,10 +1736,11 @@ class JobLaunched(_message.Message):
         notify_assistant_id: _builtins.str = ...,
         notify_agent: _builtins.str = ...,
         webhook: _builtins.str = ...,
+        waiting_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "context", b"context", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "task", b"task", "timeout", b"timeout", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "context", b"context", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "task", b"task", "timeout", b"timeout", "waiting_run_id", b"waiting_run_id", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1748,19 +1754,23 @@ class JobUpdated(_message.Message):
 
     INSTRUCTIONS_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
+    WAITING_RUN_ID_FIELD_NUMBER: _builtins.int
     instructions: _builtins.str
     """The new instructions."""
     delivery: Global___JobDelivery.ValueType
     """How they reach the job."""
+    waiting_run_id: _builtins.str
+    """The run that waits for it from now on, as in JobLaunched; empty where that stays as it was."""
     def __init__(
         self,
         *,
         instructions: _builtins.str = ...,
         delivery: Global___JobDelivery.ValueType = ...,
+        waiting_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "instructions", b"instructions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "instructions", b"instructions", "waiting_run_id", b"waiting_run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

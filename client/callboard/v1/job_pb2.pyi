@@ -133,6 +133,7 @@ class Job(_message.Message):
     NOTIFY_AGENT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    WAITING_RUN_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job: the id of its thread."""
     run_id: _builtins.str
@@ -169,6 +170,10 @@ class Job(_message.Message):
     """The agent behind that."""
     webhook: _builtins.str
     """The webhook that is told the same; empty where there is none."""
+    waiting_run_id: _builtins.str
+    """The run that waits for the job, and without whose success it is cancelled, too; empty where it
+    goes on in any case.
+    """
     @_builtins.property
     def waiting_for(self) -> _lifecycle_pb2.WaitingFor:
         """What it waits for while it is not running."""
@@ -235,10 +240,11 @@ class Job(_message.Message):
         notify_agent: _builtins.str = ...,
         webhook: _builtins.str = ...,
         usage: _message_pb2.Usage | None = ...,
+        waiting_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "outcome", b"outcome", "progress", b"progress", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for", "waiting_run_id", b"waiting_run_id", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +289,8 @@ class LaunchJobRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
+    ASSISTANT_VERSION_FIELD_NUMBER: _builtins.int
+    CANCEL_WITH_RUN_FIELD_NUMBER: _builtins.int
     assistant_id: _builtins.str
     """The assistant, or an agent's name. Required."""
     task: _builtins.str
@@ -298,6 +306,13 @@ class LaunchJobRequest(_message.Message):
     webhook: _builtins.str
     """The name of a webhook in the server's configuration that is told of the job, too, as notify says
     and whoever else knows of it already. Needs no parent thread.
+    """
+    assistant_version: _builtins.int
+    """The version of the assistant; the current one when zero. The job keeps it."""
+    cancel_with_run: _builtins.bool
+    """True where the run that makes this call waits for the job: should that run end without success
+    before the job does, the job is cancelled, with all below it. Only a run of the parent thread may
+    say so.
     """
     @_builtins.property
     def task_data(self) -> _struct_pb2.Struct:
@@ -339,10 +354,12 @@ class LaunchJobRequest(_message.Message):
         config: _struct_pb2.Struct | None = ...,
         request_id: _builtins.str = ...,
         webhook: _builtins.str = ...,
+        assistant_version: _builtins.int = ...,
+        cancel_with_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "task_data", b"task_data", "timeout", b"timeout", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "config", b"config", "context", b"context", "labels", b"labels", "notify", b"notify", "parent_thread_id", b"parent_thread_id", "pass_values", b"pass_values", "request_id", b"request_id", "task", b"task", "task_data", b"task_data", "timeout", b"timeout", "ttl", b"ttl", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "cancel_with_run", b"cancel_with_run", "config", b"config", "context", b"context", "labels", b"labels", "notify", b"notify", "parent_thread_id", b"parent_thread_id", "pass_values", b"pass_values", "request_id", b"request_id", "task", b"task", "task_data", b"task_data", "timeout", b"timeout", "ttl", b"ttl", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,6 +451,7 @@ class UpdateJobRequest(_message.Message):
     INSTRUCTIONS_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_WITH_RUN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job. Required."""
     instructions: _builtins.str
@@ -442,6 +460,8 @@ class UpdateJobRequest(_message.Message):
     """How they reach the job. INTERRUPT when unspecified."""
     request_id: _builtins.str
     """Makes repeats safe."""
+    cancel_with_run: _builtins.bool
+    """As in LaunchJobRequest; takes the place of what was said there. False changes nothing."""
     def __init__(
         self,
         *,
@@ -449,10 +469,11 @@ class UpdateJobRequest(_message.Message):
         instructions: _builtins.str = ...,
         delivery: _event_pb2.JobDelivery.ValueType = ...,
         request_id: _builtins.str = ...,
+        cancel_with_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "instructions", b"instructions", "job_id", b"job_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_with_run", b"cancel_with_run", "delivery", b"delivery", "instructions", b"instructions", "job_id", b"job_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

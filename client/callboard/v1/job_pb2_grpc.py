@@ -87,9 +87,9 @@ class JobServiceServicer(object):
         Writes the job's thread (below the parent's, in its session, or as a session of its own),
         job_launched, its task as the first message and its run, in one commit. A repeat with the same
         request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-        that exist), AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT
-        / FIELD_INVALID, also where the configuration would not fit the agent's schema;
-        FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
+        that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND
+        (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where the configuration would not fit the
+        agent's schema; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
         SERVER_DRAINING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

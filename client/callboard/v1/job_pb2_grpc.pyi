@@ -41,9 +41,9 @@ class JobServiceStub:
     Writes the job's thread (below the parent's, in its session, or as a session of its own),
     job_launched, its task as the first message and its run, in one commit. A repeat with the same
     request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-    that exist), AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT
-    / FIELD_INVALID, also where the configuration would not fit the agent's schema;
-    FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
+    that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND
+    (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where the configuration would not fit the
+    agent's schema; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
     SERVER_DRAINING.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.Job]
@@ -105,9 +105,9 @@ class JobServiceAsyncStub(JobServiceStub):
     Writes the job's thread (below the parent's, in its session, or as a session of its own),
     job_launched, its task as the first message and its run, in one commit. A repeat with the same
     request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-    that exist), AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT
-    / FIELD_INVALID, also where the configuration would not fit the agent's schema;
-    FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
+    that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND
+    (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where the configuration would not fit the
+    agent's schema; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
     SERVER_DRAINING.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
@@ -172,9 +172,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Writes the job's thread (below the parent's, in its session, or as a session of its own),
         job_launched, its task as the first message and its run, in one commit. A repeat with the same
         request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-        that exist), AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT
-        / FIELD_INVALID, also where the configuration would not fit the agent's schema;
-        FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
+        that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND
+        (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where the configuration would not fit the
+        agent's schema; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
         SERVER_DRAINING.
         """
 
