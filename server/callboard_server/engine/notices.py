@@ -52,7 +52,8 @@ def tell(tx: Transaction, line: ThreadLine, job: JobRow) -> None:
         line: The line of the parent's thread.
         job: The job.
     """
-    if _tell(tx, line.thread, job):
+    if _tell(tx, line.thread, job) and job.data.notify_assistant_id:
+        # Else a program reads it, and there is nobody to look for among all that is unread.
         wake(tx, line)
         line.advance()
 
@@ -157,12 +158,14 @@ def mark_read(
     Raises:
         ServiceError: One of them is none of this thread's.
     """
-    unread = {row.data.notice_id: row for row in tx.unread_notices(thread.key)}
-    for notice_id in sorted(set(notice_ids) - unread.keys()):
-        read = tx.notice(thread.session.tenant, notice_id)
-        if read is None or read.thread.key != thread.key:
+    found = []
+    for notice_id in notice_ids:
+        row = tx.notice(thread.session.tenant, notice_id)
+        if row is None or row.thread.key != thread.key:
             raise errors.notice_not_found(notice_id, thread.data.thread_id)
-    found = [row for notice_id, row in unread.items() if notice_id in notice_ids]
+        if not row.read:
+            found.append(row)
+    found.sort(key=lambda row: row.sequence)
     _mark(tx, thread, found, Event(actor=actor), None)
 
 
