@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import ActionClosed, Actor, Event, RunQueued, RunTrigger
 from callboard.v1.lifecycle_pb2 import Outcome, RunError, RunState
@@ -10,6 +12,8 @@ from callboard_server.engine.creation import NewRun, add_run
 from callboard_server.engine.lifecycle import (
     CANCELLED,
     FAILED,
+    PARKED,
+    QUEUED,
     RUNNING,
     SERVER,
     SUCCEEDED,
@@ -24,7 +28,7 @@ from callboard_server.engine.lifecycle import (
 from callboard_server.engine.line import ThreadLine, is_active
 from callboard_server.engine.waiting import jobs_over
 from callboard_server.ids import new_id
-from callboard_server.store.base import JobRow, RunRow, ThreadRow, Transaction
+from callboard_server.store.base import JobRow, Page, RunRow, ThreadRow, Transaction
 
 _STOPPED = {
     CANCELLED: (ErrorReason.ERROR_REASON_CANCELLED, "the run was cancelled"),
@@ -34,6 +38,7 @@ _STOPPED = {
 _GRPC_CANCELLED, _GRPC_DEADLINE_EXCEEDED = 1, 4
 _OF_JOBS = frozenset({RunTrigger.RUN_TRIGGER_JOB, RunTrigger.RUN_TRIGGER_INBOX})
 """How runs come to be that work on jobs."""
+_ALL = Page(limit=sys.maxsize)
 _WOKEN_BY = frozenset({SUCCEEDED, FAILED, TIMED_OUT})
 """The ends after which input that a run had not seen wakes its assistant. Who cancels a run cancels
 its input, and who supersedes it takes that over."""
@@ -140,6 +145,8 @@ def finish(
     notices.count_wake(tx, run, state)
     if run.data.steered_sequence > seen and state in _WOKEN_BY:
         line.add(_follow(tx, run))
+    if state != SUCCEEDED:
+        _cancel_waited_for(tx, run)
     notices.tell_unfetched(tx, line, awaited)
     notices.wake(tx, line)
     tell_of_job(tx, run)
@@ -236,6 +243,19 @@ def cancel_tree(
     for each in tx.threads_below(thread.key):
         # Below it nobody is left who wants to know.
         cancel_thread(tx, each, actor, by_parent=by_parent or each.key != thread.key)
+
+
+def _cancel_waited_for(tx: Transaction, run: RunRow) -> None:
+    """Cancels the jobs that were to go with a run that waited for them, without a word."""
+    thread = run.thread
+    if not tx.active_jobs(thread.key):
+        return
+    active = [QUEUED, RUNNING, *PARKED]
+    for job in tx.list_jobs(
+        thread.session.tenant, _ALL, parent=thread.key, states=active, labels={}
+    ):
+        if job.data.waiting_run_id == run.data.run_id:
+            cancel_tree(tx, job.thread, SERVER, by_parent=True)
 
 
 def cancel_launched(tx: Transaction, run: RunRow, actor: Actor) -> None:

@@ -20,7 +20,8 @@ from callboard_server.engine.creation import (
 )
 from callboard_server.engine.ending import cancel_thread, cancel_tree
 from callboard_server.engine.lifecycle import PARKED, RUNNING
-from callboard_server.log.fold import launched_job
+from callboard_server.errors import Violation
+from callboard_server.log.fold import apply_to_job, launched_job
 from callboard_server.store.base import JobRow, Reader, ThreadRow, Transaction
 
 SUGGEST_FROM = 4
@@ -47,6 +48,8 @@ class NewJob:
     """The agent behind it."""
     webhook: str = ""
     """The webhook that is told the same."""
+    cancel_with_run: bool = False
+    """Whether the run that launches it waits for it, and it goes when that goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ def launch(
     """Opens a job's thread and lets its first run in."""
     _check_run(tx, tenant, new.parent_run_id)
     parent = _parent(tx, tenant, new.parent_thread_id)
+    if new.cancel_with_run:
+        _check_waiting(tx, tenant, new.parent_run_id, parent.key if parent else None)
     if parent is None:
         thread = open_session(tx, tenant, new.thread, actor)
     else:
@@ -89,6 +94,14 @@ def _check_run(tx: Transaction, tenant: str, run_id: str) -> None:
         raise errors.run_over(run_id)
 
 
+def _check_waiting(reader: Reader, tenant: str, run_id: str, parent: int | None) -> None:
+    """Refuses to tie a job to a run that does not stand on its parent's thread."""
+    run = reader.run(tenant, run_id) if run_id else None
+    if run is None or run.thread.key != parent:
+        wrong = "only a run of the job's parent thread may say so"
+        raise errors.invalid(Violation("cancel_with_run", wrong))
+
+
 def _parent(tx: Transaction, tenant: str, thread_id: str) -> ThreadRow | None:
     if not thread_id:
         return None
@@ -109,6 +122,7 @@ def _describe(event: Event, new: NewJob) -> None:
     launched.notify_assistant_id = new.notify_assistant_id
     launched.notify_agent = new.notify_agent
     launched.webhook = new.webhook
+    launched.waiting_run_id = new.parent_run_id if new.cancel_with_run else ""
     if new.timeout is not None:
         launched.timeout.CopyFrom(new.timeout)
 
@@ -162,12 +176,29 @@ def update(
     instructions: str,
     delivery: JobDelivery.ValueType,
     actor: Actor,
+    waiting_run_id: str | None = None,
 ) -> JobRow:
-    """Gives a job new instructions, and the run that follows them where it has none that can."""
+    """Gives a job new instructions, and the run that follows them where it has none that can.
+
+    Args:
+        tx: The transaction.
+        job: The job.
+        new: The run.
+        instructions: What it is to do.
+        delivery: How that reaches it.
+        actor: Who asks.
+        waiting_run_id: The run that waits for the job from now on, and takes it along.
+    """
     event = Event(actor=actor)
     event.job_updated.instructions = instructions
     event.job_updated.delivery = delivery
+    if waiting_run_id is not None:
+        _check_waiting(tx, job.thread.session.tenant, waiting_run_id, job.parent)
+        event.job_updated.waiting_run_id = waiting_run_id
     tx.append(job.thread, event)
+    if waiting_run_id is not None:
+        apply_to_job(job.data, event)
+        tx.save_job(job)
     new.strategy, new.job = _STRATEGIES[delivery], job
     admit(tx, job.thread, new, actor)
     return job

@@ -163,11 +163,18 @@ def launched_job(event: Event) -> Job:
         notify_assistant_id=made.notify_assistant_id,
         notify_agent=made.notify_agent,
         webhook=made.webhook,
+        waiting_run_id=made.waiting_run_id,
         create_time=event.time,
     )
     if made.HasField("timeout"):
         job.timeout.CopyFrom(made.timeout)
     return job
+
+
+def apply_to_job(job: Job, event: Event) -> None:
+    """Changes a job as a job_updated event says."""
+    if event.job_updated.waiting_run_id:
+        job.waiting_run_id = event.job_updated.waiting_run_id
 
 
 def job_with_run(job: Job, run: Run) -> Job:
@@ -191,6 +198,7 @@ def works_on(created: RunCreated, current_run_id: str) -> bool:
 
 JOB_KINDS = kinds(
     "job_launched",
+    "job_updated",
     "run_created",
     "run_started",
     "run_progress",
@@ -219,6 +227,11 @@ class JobsFold:
         match event.WhichOneof("payload"):
             case "job_launched":
                 self._jobs[event.thread_id] = launched_job(event)
+                return None
+            case "job_updated":
+                # What it changes of the job shows with the run that it comes with.
+                if event.thread_id in self._jobs:
+                    apply_to_job(self._jobs[event.thread_id], event)
                 return None
             case "run_created" if self._works_on_job(event):
                 self._adopt(event)

@@ -53,7 +53,10 @@ class JobServicer:
 
     def _new_job(self, reader: Reader, request: pb.LaunchJobRequest, call: Call) -> NewJob:
         assistant = self._engine.assistants.resolve(
-            reader, call.caller.tenant, request.assistant_id
+            reader,
+            call.caller.tenant,
+            request.assistant_id,
+            request.assistant_version or None,
         )
         self._engine.assistants.check_run(assistant, request.config, "config")
         timeout = request.timeout if request.HasField("timeout") else None
@@ -88,6 +91,7 @@ class JobServicer:
             notify_assistant_id=supervisor.assistant_id if supervisor else "",
             notify_agent=supervisor.agent if supervisor else "",
             webhook=request.webhook,
+            cancel_with_run=request.cancel_with_run,
         )
 
     def _supervisor(
@@ -165,7 +169,8 @@ class JobServicer:
                 config=before.config if before.HasField("config") else None,
                 timeout=job.data.timeout if job.data.HasField("timeout") else None,
             )
-            job = jobs.update(tx, job, new, request.instructions, delivery, caller.actor)
+            waiting = caller.run_id if request.cancel_with_run else None
+            job = jobs.update(tx, job, new, request.instructions, delivery, caller.actor, waiting)
             return Admitted(job.run, lambda: self._engine.show_job(tx, job))
 
         key = Once.of(caller, request, request.request_id)
@@ -305,6 +310,8 @@ def _check_job_id(job_id: str) -> None:
 def _check_launch(request: pb.LaunchJobRequest, webhooks: Sequence[str]) -> None:
     check = Check()
     check.required("assistant_id", request.assistant_id)
+    if request.assistant_version < 0:
+        check.wrong("assistant_version", "must not be negative")
     if not request.task.strip() and not request.task_data.fields:
         check.wrong("task", "is required, unless task_data is set")
     check.text("task", request.task, longest=_TASK)

@@ -17,6 +17,7 @@ from callboard.v1.run_pb2 import Run
 from callboard_server.log.events import kind_of
 from callboard_server.log.fold import (
     ThreadFold,
+    apply_to_job,
     apply_to_run,
     created_run,
     launched_job,
@@ -159,6 +160,8 @@ class _SessionCheck:
             self._threads[record.thread] = ThreadFold()
         elif kind == "job_launched":
             self._jobs[record.thread] = launched_job(event)
+        elif kind == "job_updated" and record.thread in self._jobs:
+            apply_to_job(self._jobs[record.thread], event)
         elif kind == "run_created":
             self._adopt(record, event)
         if record.thread in self._threads:
