@@ -227,7 +227,11 @@ class _JobContextEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobContext
     JOB_CONTEXT_ISOLATED: _JobContext.ValueType  # 1
     """The task alone."""
     JOB_CONTEXT_FORK: _JobContext.ValueType  # 2
-    """What the parent's conversation holds at launch, then the task."""
+    """The parent's conversation as it stands at launch, then the task: copies of its messages, as the
+    assistant sees it that launches the job (or that notices wake), from the last summary on. What
+    only the parent goes on with is left out: thinking, tool calls that have no result yet (the one
+    that launches the job is such), and its values, but for those in pass_values.
+    """
 
 class JobContext(_JobContext, metaclass=_JobContextEnumTypeWrapper):
     """What a job's context starts from."""
@@ -237,7 +241,11 @@ JOB_CONTEXT_UNSPECIFIED: JobContext.ValueType  # 0
 JOB_CONTEXT_ISOLATED: JobContext.ValueType  # 1
 """The task alone."""
 JOB_CONTEXT_FORK: JobContext.ValueType  # 2
-"""What the parent's conversation holds at launch, then the task."""
+"""The parent's conversation as it stands at launch, then the task: copies of its messages, as the
+assistant sees it that launches the job (or that notices wake), from the last summary on. What
+only the parent goes on with is left out: thinking, tool calls that have no result yet (the one
+that launches the job is such), and its values, but for those in pass_values.
+"""
 Global___JobContext: _TypeAlias = JobContext  # noqa: Y015
 
 class _JobNotify:
@@ -647,7 +655,9 @@ class ThreadCreated(_message.Message):
     model: _builtins.str
     """The model that the assistant uses; empty where it uses none."""
     copied_from_thread_id: _builtins.str
-    """The thread of which this is a copy, if it is one."""
+    """The thread of which this is a copy, or whose conversation it begins with; empty where it begins
+    with nothing.
+    """
     copied_from_sequence: _builtins.int
     """The sequence of that thread's session up to which it was copied."""
     @_builtins.property

@@ -134,6 +134,7 @@ class Job(_message.Message):
     WEBHOOK_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     WAITING_RUN_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job: the id of its thread."""
     run_id: _builtins.str
@@ -174,6 +175,8 @@ class Job(_message.Message):
     """The run that waits for the job, and without whose success it is cancelled, too; empty where it
     goes on in any case.
     """
+    context: _event_pb2.JobContext.ValueType
+    """What its context started from."""
     @_builtins.property
     def waiting_for(self) -> _lifecycle_pb2.WaitingFor:
         """What it waits for while it is not running."""
@@ -241,10 +244,11 @@ class Job(_message.Message):
         webhook: _builtins.str = ...,
         usage: _message_pb2.Usage | None = ...,
         waiting_run_id: _builtins.str = ...,
+        context: _event_pb2.JobContext.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "outcome", b"outcome", "progress", b"progress", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for", "waiting_run_id", b"waiting_run_id", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "assistant_id", b"assistant_id", "attempt", b"attempt", "context", b"context", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "labels", b"labels", "notify", b"notify", "notify_agent", b"notify_agent", "notify_assistant_id", b"notify_assistant_id", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "parent_thread_id", b"parent_thread_id", "progress", b"progress", "run_count", b"run_count", "run_id", b"run_id", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "task", b"task", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for", "waiting_run_id", b"waiting_run_id", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,7 +302,7 @@ class LaunchJobRequest(_message.Message):
     parent_thread_id: _builtins.str
     """The thread that launches it; a session of its own when empty."""
     context: _event_pb2.JobContext.ValueType
-    """What the context starts from. ISOLATED when unspecified."""
+    """What the context starts from. ISOLATED when unspecified. FORK needs parent_thread_id."""
     notify: _event_pb2.JobNotify.ValueType
     """What the parent is told."""
     request_id: _builtins.str

@@ -85,12 +85,13 @@ class JobServiceServicer(object):
         """Launches a job and returns it at once.
 
         Writes the job's thread (below the parent's, in its session, or as a session of its own),
-        job_launched, its task as the first message and its run, in one commit. A repeat with the same
-        request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-        that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND
-        (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where the configuration would not fit the
-        agent's schema; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
-        SERVER_DRAINING.
+        with FORK the parent's conversation, job_launched, its task as a message and its run, in one
+        commit. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
+        ASSISTANT_NOT_FOUND (lists the agents that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND
+        (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where
+        the configuration would not fit the agent's schema, or a fork would begin with more than 10,000
+        messages or 16 MiB; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED;
+        UNAVAILABLE / SERVER_DRAINING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,12 +39,13 @@ class JobServiceStub:
     """Launches a job and returns it at once.
 
     Writes the job's thread (below the parent's, in its session, or as a session of its own),
-    job_launched, its task as the first message and its run, in one commit. A repeat with the same
-    request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-    that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND
-    (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where the configuration would not fit the
-    agent's schema; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
-    SERVER_DRAINING.
+    with FORK the parent's conversation, job_launched, its task as a message and its run, in one
+    commit. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
+    ASSISTANT_NOT_FOUND (lists the agents that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND
+    (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where
+    the configuration would not fit the agent's schema, or a fork would begin with more than 10,000
+    messages or 16 MiB; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED;
+    UNAVAILABLE / SERVER_DRAINING.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.Job]
     """Returns a job as it stands: state, progress, what it waits for and, when finished, the result.
@@ -103,12 +104,13 @@ class JobServiceAsyncStub(JobServiceStub):
     """Launches a job and returns it at once.
 
     Writes the job's thread (below the parent's, in its session, or as a session of its own),
-    job_launched, its task as the first message and its run, in one commit. A repeat with the same
-    request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-    that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND
-    (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where the configuration would not fit the
-    agent's schema; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
-    SERVER_DRAINING.
+    with FORK the parent's conversation, job_launched, its task as a message and its run, in one
+    commit. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
+    ASSISTANT_NOT_FOUND (lists the agents that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND
+    (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where
+    the configuration would not fit the agent's schema, or a fork would begin with more than 10,000
+    messages or 16 MiB; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED;
+    UNAVAILABLE / SERVER_DRAINING.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Returns a job as it stands: state, progress, what it waits for and, when finished, the result.
@@ -170,12 +172,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Launches a job and returns it at once.
 
         Writes the job's thread (below the parent's, in its session, or as a session of its own),
-        job_launched, its task as the first message and its run, in one commit. A repeat with the same
-        request_id returns the first answer. Errors: NOT_FOUND / ASSISTANT_NOT_FOUND (lists the agents
-        that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND (the assistant's), THREAD_NOT_FOUND
-        (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where the configuration would not fit the
-        agent's schema; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED; UNAVAILABLE /
-        SERVER_DRAINING.
+        with FORK the parent's conversation, job_launched, its task as a message and its run, in one
+        commit. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
+        ASSISTANT_NOT_FOUND (lists the agents that exist), ASSISTANT_VERSION_NOT_FOUND, AGENT_NOT_FOUND
+        (the assistant's), THREAD_NOT_FOUND (the parent); INVALID_ARGUMENT / FIELD_INVALID, also where
+        the configuration would not fit the agent's schema, or a fork would begin with more than 10,000
+        messages or 16 MiB; FAILED_PRECONDITION / DELEGATION_LIMIT; ALREADY_EXISTS / REQUEST_ID_REUSED;
+        UNAVAILABLE / SERVER_DRAINING.
         """
 
     @_abc_1.abstractmethod
