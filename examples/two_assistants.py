@@ -18,43 +18,21 @@ import sys
 import tempfile
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import callboard
 from callboard import Assistant, AsyncClient, Delta, Event, RunState
 from callboard.v1.message_pb2 import Usage
+from cast import Cast
 from stage import console, running_server, say
-from standins import anthropic, openai
-from standins.http import Handler, HttpServer, serving
-from standins.replies import Script
 from two_assistants_checks import Play, Turn, check_play
 from two_assistants_standins import telling
 
 CONFIG = Path(__file__).with_name("two_assistants.toml")
 MODELS = {"A": "openai:gpt-5.4-mini", "B": "anthropic:claude-haiku-5-5"}
 """What answers where no variable names another: in A the assistant, in B the agent itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """A provider of models, and how to stand in for it."""
-
-    vendor: str
-    key: str
-    url: str
-    """The variable that says where it is."""
-    scripted: Callable[[Script], Handler]
-
-
-PROVIDERS = {
-    "anthropic": Provider(
-        "Anthropic", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", anthropic.scripted
-    ),
-    "openai": Provider("OpenAI", "OPENAI_API_KEY", "OPENAI_BASE_URL", openai.scripted),
-}
 
 
 def choose_models() -> dict[str, str]:
@@ -64,44 +42,6 @@ def choose_models() -> dict[str, str]:
         letter: os.environ.get(f"CALLBOARD_MODEL_{letter}") or chosen or model
         for letter, model in MODELS.items()
     }
-
-
-class Cast:
-    """Who answers, providers or their stand-ins.
-
-    Args:
-        stack: Ends the stand-ins.
-    """
-
-    def __init__(self, stack: AsyncExitStack) -> None:
-        self.environment: dict[str, str] = {}
-        """What a server has to know of it."""
-        self._stack = stack
-        self._standins: dict[str, HttpServer] = {}
-
-    async def add(self, model: str) -> None:
-        """Sees to it that somebody answers for a model, and says who does."""
-        name = model.partition(":")[0]
-        provider = PROVIDERS.get(name)
-        if provider is None:
-            raise SystemExit(f"{model!r}: name a model as anthropic:MODEL or openai:MODEL")
-        if os.environ.get(provider.key):
-            say("server", f"{provider.key} is set: {model} is called at {provider.vendor}.")
-        elif name not in self._standins:
-            server = await self._stack.enter_async_context(
-                serving(provider.scripted(telling(provider.vendor)))
-            )
-            self._standins[name] = server
-            self.environment |= {provider.key: "stand-in", provider.url: f"{server.url}/v1"}
-            say(
-                "server",
-                f"{provider.key} is not set: in the place of {provider.vendor} a stand-in answers. "
-                "It speaks the wire format, and is no language model.",
-            )
-
-    def standin_of(self, model: str) -> HttpServer | None:
-        """Returns who stands in for the provider of a model, if anybody does."""
-        return self._standins.get(model.partition(":")[0])
 
 
 class Stage:
@@ -180,7 +120,7 @@ async def run() -> Play:
     models = choose_models()
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callboard-two-")))
-        cast = Cast(stack)
+        cast = Cast(stack, telling)
         for model in models.values():
             await cast.add(model)
         environment = {**cast.environment, "CALLBOARD_MODEL_B": models["B"]}

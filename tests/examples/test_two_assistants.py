@@ -16,11 +16,12 @@ from openai.types import ChatModel
 
 import two_assistants
 from callboard import Run, RunState
+from cast import PROVIDERS
 from standins import anthropic, openai
 from standins.http import Handler, HttpServer, serving
 from standins.replies import Reply
 from tests.docs.markdown import ROOT
-from two_assistants import MODELS, PROVIDERS
+from two_assistants import MODELS
 from two_assistants_checks import CHECKS, OF_REQUESTS, Play
 
 Change = Callable[[Play], Play]
