@@ -7,8 +7,9 @@ return f"Hello, {await ctx.input()}!"
 """
 
 from callboard_server.agents.chat import ChatAgent
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError, NoAnswer, ToolError
+from callboard_server.agents.sync_context import SyncContext
 from callboard_server.agents.tools import Tool, client_tool, tool
 from callboard_server.agents.workspace import workspace_tools
 

@@ -26,8 +26,9 @@ from callboard.v1.message_pb2 import Message, Role, ToolResult
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
 from callboard_server.agents.chat import ChatAgent
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import NoAnswer
+from callboard_server.agents.sync_context import SyncContext
 from callboard_server.agents.tools import client_tool, tool
 from callboard_server.config import Policy
 from callboard_server.store.sqlite import admin

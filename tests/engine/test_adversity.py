@@ -10,8 +10,9 @@ from callboard import AsyncClient, FailedPrecondition, RunState, text_of
 from callboard.v1.job_pb2 import WaitJobsRequest
 from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.run_pb2 import Delta, Run, WaitRunRequest
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
+from callboard_server.agents.sync_context import SyncContext
 from callboard_server.log.events import EVENT_BYTES
 from tests.rpc.refusals import refusal_of
 from tests.support.gates import PATIENCE, Gates

@@ -10,7 +10,8 @@ from typing import Any
 
 from callboard import AsyncClient, RunState, text_of, to_dict
 from callboard.v1.event_pb2 import RunQueued
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
+from callboard_server.agents.sync_context import SyncContext
 from callboard_server.store.sqlite import admin
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import kinds_of, local, sound_log

@@ -12,8 +12,9 @@ import pytest
 from callboard import AsyncClient, ErrorReason, NotFound, RunState, WaitTimeout, text_of
 from callboard.v1.message_pb2 import ContentBlock, Text
 from callboard.v1.run_pb2 import Run
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
+from callboard_server.agents.sync_context import SyncContext
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import kinds_of, local, log_of, sound_log
 

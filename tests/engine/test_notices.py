@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -31,6 +31,7 @@ SUCCEEDED, FAILED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_FAILED
 CANCELLED, SUPERSEDED = RunState.RUN_STATE_CANCELLED, RunState.RUN_STATE_SUPERSEDED
 REQUIRES_ACTION = RunState.RUN_STATE_REQUIRES_ACTION
 INBOX = RunTrigger.RUN_TRIGGER_INBOX
+TOLD: Final = "outcome_and_actions"
 
 
 class Supervisors:
@@ -57,13 +58,13 @@ class Supervisors:
             self.woken.append(await told(ctx))
             return "woken"
         for word in (await ctx.input()).split():
-            await ctx.jobs.launch("worker", word)
+            await ctx.jobs.launch("worker", word, notify=TOLD)
         return "launched"
 
     async def deaf(self, ctx: Context) -> None:
         """Reads nothing of what it is woken for."""
         if ctx.run.trigger != INBOX:
-            await ctx.jobs.launch("worker", await ctx.input())
+            await ctx.jobs.launch("worker", await ctx.input(), notify=TOLD)
         else:
             self.woken.append([])
 
@@ -72,7 +73,7 @@ class Supervisors:
         if ctx.run.trigger == INBOX:
             self.woken.append(await told(ctx))
             raise RuntimeError
-        await ctx.jobs.launch("worker", await ctx.input())
+        await ctx.jobs.launch("worker", await ctx.input(), notify=TOLD)
 
     async def talker(self, ctx: Context) -> None:
         """Says that it has seen all, as a model call does, and stays at the gate "said"."""
@@ -307,7 +308,7 @@ async def test_a_redirected_job_is_told_of_once(client: AsyncClient, gates: Gate
 
 async def test_a_run_that_waits_for_a_job_needs_no_notice(tmp_path: Path, gates: Gates) -> None:
     async def patient(ctx: Context) -> None:
-        await ctx.jobs.wait(await ctx.jobs.launch("worker", "it"))
+        await ctx.jobs.wait(await ctx.jobs.launch("worker", "it", notify=TOLD))
 
     async with local([patient, *gates.agents], tmp_path / "jobs.db") as client:
         run = await parked(client, await client.runs.create("patient", "go"))
@@ -317,12 +318,28 @@ async def test_a_run_that_waits_for_a_job_needs_no_notice(tmp_path: Path, gates:
         await sound_log(client, run.thread_id)
 
 
+async def test_an_agent_is_told_nothing_that_it_did_not_ask_for(
+    tmp_path: Path, gates: Gates
+) -> None:
+    async def unaware(ctx: Context) -> str:
+        return (await ctx.jobs.launch("worker", "it")).job_id
+
+    async with local([unaware, *gates.agents], tmp_path / "jobs.db") as client:
+        run = await over(client, await client.runs.create("unaware", "go"))
+        gates.open("it")
+        await client.jobs.wait(text_of(run.outcome.result), timeout=PATIENCE)
+        assert await notices(client, run.thread_id) == []
+        assert [each.run_id async for each in client.runs.list(thread_id=run.thread_id)] == [
+            run.run_id
+        ]
+
+
 @pytest.mark.parametrize("way", ["beside other work", "by the client", "after the end"])
 async def test_what_a_run_at_work_fetches_wakes_nobody(
     tmp_path: Path, gates: Gates, way: str
 ) -> None:
     async def eager(ctx: Context) -> None:
-        job = await ctx.jobs.launch("worker", "it")
+        job = await ctx.jobs.launch("worker", "it", notify=TOLD)
         if way == "beside other work":
             await ctx.gather(fetch(ctx, job), work(ctx, job))
         elif way == "by the client":
@@ -356,7 +373,9 @@ async def test_what_a_run_waited_for_that_was_cancelled_is_told_after_all(
 ) -> None:
     async def patient(ctx: Context) -> None:
         if ctx.run.trigger != INBOX:
-            await ctx.jobs.wait(*[await ctx.jobs.launch("worker", name) for name in "ab"])
+            await ctx.jobs.wait(
+                *[await ctx.jobs.launch("worker", name, notify=TOLD) for name in "ab"]
+            )
         await ctx.messages()
 
     async with local([patient, *gates.agents], tmp_path / "jobs.db") as client:
@@ -540,7 +559,7 @@ async def test_a_job_that_hands_work_on_ends_with_what_it_makes_of_the_results(
     async def middle(ctx: Context) -> str:
         if ctx.run.trigger == INBOX:
             return f"made of {len(await told(ctx))}"
-        await ctx.jobs.launch("worker", "below")
+        await ctx.jobs.launch("worker", "below", notify=TOLD)
         return "handed on"
 
     async with local([middle, *gates.agents], tmp_path / "jobs.db") as client:
@@ -561,7 +580,7 @@ async def test_a_job_that_was_cancelled_is_not_woken_by_its_own_jobs(
     tmp_path: Path, gates: Gates
 ) -> None:
     async def middle(ctx: Context) -> None:
-        await ctx.jobs.launch("worker", "below")
+        await ctx.jobs.launch("worker", "below", notify=TOLD)
         await asyncio.Event().wait()
 
     async with local([middle, *gates.agents], tmp_path / "jobs.db") as client:

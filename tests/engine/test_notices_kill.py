@@ -29,7 +29,7 @@ async def boss(ctx):
         await asyncio.sleep(0.05)
         return f"heard {len([m for m in await ctx.messages() if m.notice_id])}"
     for number in range(4):
-        await ctx.jobs.launch("worker", str(number))
+        await ctx.jobs.launch("worker", str(number), notify="outcome")
 
 
 async def worker(ctx):

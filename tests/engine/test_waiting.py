@@ -16,8 +16,9 @@ from callboard import AsyncClient, RunState, text_of, to_dict
 from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.run_pb2 import Run
 from callboard.v1.thread_pb2 import Thread
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import Fenced, NoAnswer
+from callboard_server.agents.sync_context import SyncContext
 from callboard_server.store.sqlite import admin
 from tests.support.gates import PATIENCE, Gates
 from tests.support.parking import (

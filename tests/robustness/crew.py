@@ -7,7 +7,8 @@ import json
 import time
 
 from callboard.v1.message_pb2 import ContentBlock, Message, Text
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
+from callboard_server.agents.sync_context import SyncContext
 from callboard_server.agents.tools import tool
 
 PAUSE = 0.02

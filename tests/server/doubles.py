@@ -14,9 +14,9 @@ from callboard.v1.event_pb2 import Action, ActionResponse, Event
 from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard.v1.run_pb2 import Delta, Run
-from callboard_server.agents.context import Context, View
+from callboard_server.agents.context import Context
 from callboard_server.log.recorded import Recorded
-from callboard_server.log.view import Others
+from callboard_server.log.view import Others, View
 from callboard_server.models.opening import Models
 
 

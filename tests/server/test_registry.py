@@ -14,9 +14,10 @@ import pytest
 from callboard.v1.assistant_pb2 import Agent
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard_server.agents.chat import ChatAgent
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.registry import AgentSpec, Registry, load
+from callboard_server.agents.sync_context import SyncContext
 from callboard_server.config import ConfigError, ServerConfig, load_config
 from tests.server.doubles import RecordedWork, make_context, text_of, user
 

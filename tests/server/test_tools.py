@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
 from callboard.v1.message_pb2 import ToolCall
-from callboard_server.agents.context import Context, Stopped, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError, ToolError
+from callboard_server.agents.sync_context import Stopped, SyncContext
 from callboard_server.agents.tools import (
     Tool,
     ToolOutput,

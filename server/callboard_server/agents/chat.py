@@ -40,7 +40,8 @@ from callboard_server.schemas import schema_problem
 from callboard_server.validation import suggest
 
 if TYPE_CHECKING:
-    from callboard_server.agents.context import Context, View
+    from callboard_server.agents.context import Context
+    from callboard_server.log.view import View
 
 _ENDS = {
     StopReason.STOP_REASON_REFUSAL: (

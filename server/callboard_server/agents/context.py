@@ -1,22 +1,17 @@
-"""The context: what an agent sees of its run, and what it can do.
-
-`Context` is for async code. `SyncContext` is the same for plain functions, which run in threads of
-their own.
-"""
+"""The context: what an agent sees of its run, and what it can do."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
-from uuid import NAMESPACE_OID, uuid4, uuid5
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+from uuid import NAMESPACE_OID, uuid5
 
-from google.protobuf.struct_pb2 import Struct
 from jsonschema import Draft202012Validator, SchemaError
 from pydantic_core import to_json
 
@@ -27,55 +22,26 @@ from callboard.v1.lifecycle_pb2 import WaitingFor
 from callboard.v1.message_pb2 import (
     ContentBlock,
     Message,
-    ProviderState,
     Role,
-    StopReason,
     Text,
     ToolCall,
     ToolResult,
-    Usage,
 )
-from callboard.v1.run_pb2 import Delta, Run
+from callboard.v1.run_pb2 import Run
 from callboard_server.agents.errors import AgentError, NoAnswer
 from callboard_server.agents.steps import current_path, entered, entered_anew
 from callboard_server.agents.threads import in_thread
-from callboard_server.log.recorded import Recorded
 from callboard_server.log.view import Others, View
 
 if TYPE_CHECKING:
     from callboard import AsyncClient
-    from callboard.v1.job_pb2 import Job
     from callboard_server.models.opening import Models
 
+from callboard_server.agents.jobs import ContextJobs
+from callboard_server.agents.work import Work
+from callboard_server.agents.writers import MessageWriter, SummaryWriter
+
 T = TypeVar("T")
-Delivery = Literal["interrupt", "steer", "enqueue"]
-"""How new instructions reach a job."""
-
-__all__ = ["Context", "ContextJobs", "MessageWriter", "SyncContext", "View", "Work"]
-
-
-class Work(Protocol):
-    """What a context needs of the engine: the writes and reads of one claimed run."""
-
-    run: Run
-
-    async def commit(self, *events: Event) -> None: ...
-    async def post(self, event: Event) -> None: ...
-    async def merge_values(self, patch: Struct) -> Struct: ...
-    async def commit_message(self, message: Message) -> Message: ...
-    async def discard_message(self, message_id: str, reason: str, *events: Event) -> None: ...
-    def open_message(self, context_sequence: int) -> str: ...
-    def write_delta(
-        self, message_id: str, index: int, text: str, kind: Delta.Kind.ValueType
-    ) -> None: ...
-    async def view(self, others: Others) -> View: ...
-    async def all_messages(self) -> list[Message]: ...
-    async def recorded(self) -> Recorded: ...
-    async def values(self) -> Struct: ...
-    def now(self) -> float: ...
-    def branch(self, change: int) -> None: ...
-    async def wait(self, waiting_for: WaitingFor, *events: Event) -> None: ...
-    async def ask(self, action: Action) -> ActionResponse | None: ...
 
 
 class Context:
@@ -492,259 +458,3 @@ async def _call(function: Callable[..., Awaitable[T] | T], *arguments: object) -
     result: Any = await in_thread(function, *arguments)
     returned: T = await result if asyncio.iscoroutine(result) else result
     return returned
-
-
-class MessageWriter:
-    """A message in the making."""
-
-    def __init__(self, work: Work, context_sequence: int) -> None:
-        self._work = work
-        self._context_sequence = context_sequence
-        self.message_id = work.open_message(context_sequence)
-
-    def delta(self, index: int, text: str, kind: Delta.Kind.ValueType = Delta.KIND_TEXT) -> None:
-        """Shows a piece of a content block to whoever streams. Nothing is written to the log."""
-        self._work.write_delta(self.message_id, index, text, kind)
-
-    async def commit(
-        self,
-        content: Sequence[ContentBlock],
-        *,
-        usage: Usage | None = None,
-        model: str = "",
-        stop_reason: StopReason.ValueType = StopReason.STOP_REASON_UNSPECIFIED,
-        provider_state: ProviderState | None = None,
-    ) -> Message:
-        """Makes the message durable; it replaces its deltas."""
-        message = Message(
-            message_id=self.message_id,
-            role=Role.ROLE_ASSISTANT,
-            content=content,
-            context_sequence=self._context_sequence,
-            usage=usage,
-            model=model,
-            stop_reason=stop_reason,
-            provider_state=provider_state,
-        )
-        return await self._work.commit_message(message)
-
-    async def announce(self, model: str) -> None:
-        """Says which model will write it. Does not wait for the commit."""
-        event = Event(ignorable=True)
-        event.model_call_started.message_id = self.message_id
-        event.model_call_started.model = model
-        event.model_call_started.context_sequence = self._context_sequence
-        await self._work.post(event)
-
-    async def discard(self, reason: str, *events: Event) -> None:
-        """Says that what was streamed is void, behind other events of the same commit."""
-        await self._work.discard_message(self.message_id, reason, *events)
-
-
-class SummaryWriter(MessageWriter):
-    """A summary in the making: it is no message of the thread, and nobody reads along."""
-
-    def __init__(
-        self, work: Work, author: str, context_sequence: int, through_sequence: int
-    ) -> None:
-        self._work = work
-        self._author = author
-        self._context_sequence = context_sequence
-        self._through_sequence = through_sequence
-        self.message_id = str(uuid4())
-
-    def delta(self, index: int, text: str, kind: Delta.Kind.ValueType = Delta.KIND_TEXT) -> None:
-        """Shows nothing."""
-
-    async def commit(
-        self,
-        content: Sequence[ContentBlock],
-        *,
-        usage: Usage | None = None,
-        model: str = "",
-        stop_reason: StopReason.ValueType = StopReason.STOP_REASON_UNSPECIFIED,
-        provider_state: ProviderState | None = None,
-    ) -> Message:
-        """Makes the summary durable, of what was written as text."""
-        event = Event()
-        compacted = event.context_compacted
-        compacted.through_sequence = self._through_sequence
-        compacted.assistant_id = self._work.run.assistant_id
-        compacted.summary.CopyFrom(
-            Message(
-                message_id=self.message_id,
-                role=Role.ROLE_USER,
-                author=self._author,
-                run_id=self._work.run.run_id,
-                content=[block for block in content if block.HasField("text")],
-                context_sequence=self._context_sequence,
-                usage=usage,
-                model=model,
-                stop_reason=stop_reason,
-            )
-        )
-        compacted.summary.create_time.FromMicroseconds(round(self._work.now() * 1e6))
-        await self._work.commit(event)
-        return compacted.summary
-
-    async def discard(self, reason: str, *events: Event) -> None:
-        """Writes other events: of the summary itself there was nothing to be seen."""
-        await self._work.commit(*events)
-
-
-class ContextJobs:
-    """The jobs of a run's thread. What it launches belongs to the thread, not to the run."""
-
-    def __init__(self, client: AsyncClient, work: Work) -> None:
-        self._client = client
-        self._work = work
-        self._calls: Counter[str] = Counter()
-
-    async def launch(
-        self, agent: str, task: str, *, request_id: str | None = None, **options: Any
-    ) -> Job:
-        """Launches a job below this thread; see `AsyncClient.jobs.launch`.
-
-        A launch that is repeated after a crash is the same launch: its request_id follows from the
-        run, the step or tool call in which it stands, and the number of launches before it there.
-        """
-        return await self._client.jobs.launch(
-            agent,
-            task,
-            parent_thread_id=self._work.run.thread_id,
-            request_id=request_id or self._request_id("launch"),
-            **options,
-        )
-
-    def _request_id(self, verb: str) -> str:
-        """Names a call by where it stands in the code of its run."""
-        place = "/".join((*current_path(), verb))
-        self._calls[place] += 1
-        return str(uuid5(NAMESPACE_OID, f"{self._work.run.run_id}/{place}#{self._calls[place]}"))
-
-    async def get(self, job_id: str) -> Job:
-        return await self._client.jobs.get(job_id)
-
-    async def update(
-        self, job_id: str, instructions: str, *, delivery: Delivery = "interrupt"
-    ) -> Job:
-        """Gives a job new instructions; see `AsyncClient.jobs.update`. Repeated as `launch` is."""
-        return await self._client.jobs.update(
-            job_id, instructions, delivery=delivery, request_id=self._request_id("update")
-        )
-
-    async def cancel(self, job_id: str, *, cascade: bool = False) -> Job:
-        return await self._client.jobs.cancel(job_id, cascade=cascade)
-
-    async def wait(self, *jobs: Job | str, any: bool = False) -> list[Job]:
-        """Waits until jobs have ended, without holding a slot or the thread.
-
-        Args:
-            *jobs: Jobs of this thread, or their ids.
-            any: Whether one is enough.
-
-        Returns:
-            The jobs as they stand then, in order.
-
-        Raises:
-            AgentError: One of them is no job of this thread: its end would wake nobody here.
-        """
-        known = [await self.get(job) if isinstance(job, str) else job for job in jobs]
-        if {job.parent_thread_id for job in known} - {self._work.run.thread_id}:
-            raise AgentError("A thread waits for its own jobs only, not for those of others.")
-        job_ids = [job.job_id for job in known]
-        if job_ids:
-            await self._work.wait(WaitingFor(kind=WaitingFor.KIND_CHILDREN, ids=job_ids, any=any))
-        return [await self._client.jobs.get(job_id) for job_id in job_ids]
-
-    async def list(self, **options: Any) -> list[Job]:
-        """Returns the jobs of this thread, newest first."""
-        found = self._client.jobs.list(parent_thread_id=self._work.run.thread_id, **options)
-        return [job async for job in found]
-
-
-class Stopped(BaseException):
-    """Raised in a thread whose run was asked to stop. No Exception: code must not swallow it."""
-
-
-class SyncContext:
-    """A run as a plain function sees it: the same as `Context`, without await."""
-
-    def __init__(self, ctx: Context) -> None:
-        self._ctx = ctx
-        self._loop = asyncio.get_running_loop()
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._ctx.stopping:
-            work.close()
-            raise Stopped
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    @property
-    def run(self) -> Run:
-        """The run, as it was when it was claimed."""
-        return self._ctx.run
-
-    @property
-    def config(self) -> dict[str, object]:
-        """The configuration in effect."""
-        return self._ctx.config
-
-    @property
-    def workspace(self) -> Path:
-        """A directory that the agents of this session share."""
-        return self._ctx.workspace
-
-    def check_cancelled(self) -> None:
-        """Ends the function here if the run was asked to stop. Call it now and then."""
-        if self._ctx.stopping:
-            raise Stopped
-
-    def messages(self) -> list[Message]:
-        """Returns the messages of the conversation, oldest first."""
-        return self._wait(self._ctx.messages())
-
-    def input(self) -> str:
-        """Returns the text of the last message that the run was given; see `Context.input`."""
-        return self._wait(self._ctx.input())
-
-    def say(self, text: str) -> Message:
-        """Adds a message of the assistant to the thread."""
-        return self._wait(self._ctx.say(text))
-
-    def values(self) -> dict[str, Any]:
-        """Returns the thread's values."""
-        return self._wait(self._ctx.values())
-
-    def merge_values(self, patch: Mapping[str, object]) -> dict[str, Any]:
-        """Merges a patch into the thread's values; see `Context.merge_values`."""
-        return self._wait(self._ctx.merge_values(patch))
-
-    def emit(self, name: str, data: object = None) -> None:
-        """Writes an event of the agent's own; see `Context.emit`."""
-        self._wait(self._ctx.emit(name, data))
-
-    def progress(
-        self, message: str, *, current: int | None = None, total: int | None = None
-    ) -> None:
-        """Says how far the run is; see `Context.progress`."""
-        self._wait(self._ctx.progress(message, current=current, total=total))
-
-    def step(self, name: str, function: Callable[..., T], *arguments: object) -> T:
-        """Does a piece of work once, also over crashes; see `Context.step`."""
-        returned: T = self._wait(self._ctx.step(name, function, *arguments))
-        return returned
-
-    def sleep(self, seconds: float) -> None:
-        """Waits without holding a slot; see `Context.sleep`."""
-        self._wait(self._ctx.sleep(seconds))
-
-    def ask(
-        self,
-        question: str,
-        *,
-        schema: Mapping[str, object] | None = None,
-        deadline: float | None = None,
-    ) -> Any:
-        """Asks somebody outside and waits for the answer; see `Context.ask`."""
-        return self._wait(self._ctx.ask(question, schema=schema, deadline=deadline))

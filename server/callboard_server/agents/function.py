@@ -14,8 +14,9 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
-from callboard_server.agents.context import Context, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
+from callboard_server.agents.sync_context import SyncContext
 from callboard_server.agents.threads import in_thread
 from callboard_server.validation import describe_errors
 

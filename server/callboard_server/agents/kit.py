@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from callboard._async.kit import AsyncKitCalls
 from callboard.kit import Kit, Refused, ToolDefinition
+from callboard.v1.job_pb2 import Job
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import ToolError
+from callboard_server.agents.jobs import ContextJobs
 from callboard_server.agents.tools import Tool
 
 
@@ -15,6 +17,18 @@ def job_tools(agents: Sequence[str]) -> list[Tool]:
     """Returns the kit for a supervisor that may call some agents."""
     kit = Kit(agents)
     return [_make_tool(kit, definition) for definition in kit.tools.values()]
+
+
+class _ToldJobs:
+    """The jobs of a supervisor, who is told of their ends and questions."""
+
+    def __init__(self, jobs: ContextJobs) -> None:
+        self._jobs = jobs
+        self.get, self.update, self.cancel = jobs.get, jobs.update, jobs.cancel
+        self.list = jobs.list
+
+    async def launch(self, agent: str, task: str) -> Job:
+        return await self._jobs.launch(agent, task, notify="outcome_and_actions")
 
 
 def _make_tool(kit: Kit, definition: ToolDefinition) -> Tool:
@@ -31,7 +45,8 @@ def _make_tool(kit: Kit, definition: ToolDefinition) -> Tool:
 
 def _caller(kit: Kit, name: str) -> Callable[[str, Context], Awaitable[str]]:
     async def call(arguments_json: str, ctx: Context) -> str:
-        answer = await AsyncKitCalls(kit, ctx.jobs, ctx.run.thread_id).call(name, arguments_json)
+        calls = AsyncKitCalls(kit, _ToldJobs(ctx.jobs), ctx.run.thread_id)
+        answer = await calls.call(name, arguments_json)
         if answer.is_error:
             raise ToolError(answer)
         return str(answer)

@@ -34,7 +34,8 @@ from callboard_server.models.base import (
 from callboard_server.models.failures import failure
 
 if TYPE_CHECKING:
-    from callboard_server.agents.context import Context, MessageWriter
+    from callboard_server.agents.context import Context
+    from callboard_server.agents.writers import MessageWriter
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the second try, doubled before each further one, and the most of that."""

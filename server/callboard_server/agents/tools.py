@@ -29,7 +29,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, to_json
 
 from callboard.v1.message_pb2 import ToolCall
-from callboard_server.agents.context import Context, Stopped, SyncContext
+from callboard_server.agents.context import Context
 from callboard_server.agents.errors import (
     AgentError,
     Fenced,
@@ -37,6 +37,7 @@ from callboard_server.agents.errors import (
     ToolError,
     describe_failure,
 )
+from callboard_server.agents.sync_context import Stopped, SyncContext
 from callboard_server.agents.threads import in_thread
 from callboard_server.config import Policy
 from callboard_server.schemas import find_problems, schema_problem, written
