@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from hypothesis import given
@@ -15,10 +16,13 @@ from callboard.v1.run_pb2 import Run
 from callboard_server.log.fold import (
     JobsFold,
     ThreadFold,
+    adopt_run,
     apply_to_run,
+    count_other,
     created_run,
     launched_job,
     merge_patch,
+    used_in,
 )
 
 SECOND = 10**9
@@ -124,7 +128,7 @@ def job_logs(draw: st.DrawFn) -> list[Event]:
             launched = event(0, job)
             launched.job_launched.task = job
             add(launched)
-        move = draw(st.sampled_from(["run", "start", "progress", "finish", "other"]))
+        move = draw(st.sampled_from(["run", "start", "progress", "finish", "use", "other"]))
         if move == "run" or job not in runs:
             runs[job] = f"{job}-{len(log)}"
             made = event(0, job, runs[job])
@@ -140,11 +144,38 @@ def job_logs(draw: st.DrawFn) -> list[Event]:
             made = event(0, job, runs[job], 1)
             made.run_finished.state = RunState.RUN_STATE_FAILED
             add(made)
+        elif move == "use":
+            # Also a run that was superseded may say one thing more.
+            runs_before = [each.run_id for each in log if each.HasField("run_created")]
+            by = draw(st.sampled_from([run for run in runs_before if run.startswith(job)]))
+            add(draw(st.sampled_from([said, tried, summarised]))(job, by, len(log)))
         else:
-            made = event(0, job, "someone-else")
+            made = event(0, job, f"{job}: someone else's")
             made.run_created.trigger = RunTrigger.RUN_TRIGGER_CLIENT
             add(made)
     return log
+
+
+def said(job: str, run: str, tokens: int) -> Event:
+    made = event(0, job, run, 1)
+    # A message without usage is none of a model.
+    if tokens % 3:
+        made.message_added.message.usage.output_tokens = tokens
+    else:
+        made.message_added.message.incomplete = True
+    return made
+
+
+def tried(job: str, run: str, tokens: int) -> Event:
+    made = event(0, job, run, 1)
+    made.model_call_finished.usage.output_tokens = tokens
+    return made
+
+
+def summarised(job: str, run: str, tokens: int) -> Event:
+    made = event(0, job, run, 1)
+    made.context_compacted.summary.usage.output_tokens = tokens
+    return made
 
 
 def standing(log: list[Event]) -> JobsFold:
@@ -158,9 +189,11 @@ def standing(log: list[Event]) -> JobsFold:
             case "run_created" if each.run_created.trigger == RunTrigger.RUN_TRIGGER_JOB:
                 job = jobs[each.thread_id]
                 runs[each.run_id] = created_run(each)
+                adopt_run(job, runs.get(job.run_id))
                 job.run_id = each.run_id
-                job.run_count += 1
-            case _ if each.run_id in runs:
+            case _ if each.thread_id in jobs and jobs[each.thread_id].run_id != each.run_id:
+                count_other(jobs[each.thread_id], each)
+            case _:
                 apply_to_run(runs[each.run_id], each)
     fold = JobsFold()
     for job in jobs.values():
@@ -180,6 +213,20 @@ def test_jobs_folded_from_any_point_change_as_from_the_start(
     expected = [whole.apply(each) for each in log][cut:]
     later = standing(log[:cut])
     assert [later.apply(each) for each in log[cut:]] == expected
+
+
+@given(log=job_logs())
+def test_a_job_counts_what_all_runs_on_its_thread_use_each_once(log: list[Event]) -> None:
+    fold, used, shown = JobsFold(), Counter[str](), dict[str, Job]()
+    for each in log:
+        changed = fold.apply(each)
+        if changed is not None:
+            shown[changed.job_id] = changed
+        told = used_in(each)
+        used[each.thread_id] += told.output_tokens if told is not None else 0
+        # A change of it is told at once.
+        assert changed is not None or told is None
+    assert {job_id: job.usage.output_tokens for job_id, job in shown.items()} == dict(used)
 
 
 def _is_between(log: list[Event], cut: int) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from callboard.v1.event_pb2 import Event
 from callboard.v1.run_pb2 import Run
+from callboard_server.log.fold import adopt_run, count_other
 from callboard_server.store.base import StoreError, Transaction
 from callboard_server.store.sqlite import SqliteStore, admin
 from tests.store.conftest import OpenSqlite
@@ -23,6 +24,7 @@ from tests.store.rows import (
     delete_tree,
     finish,
     launch,
+    log,
     merge,
     open_thread,
     say,
@@ -48,8 +50,14 @@ def work(tx: Transaction) -> None:
     run.data.progress.current = 2
     finish(tx, run)
     say(tx, root, "later")
-    job.run = add_run(tx, job.thread, "again", trigger=job.run.data.trigger)
-    job.data.run_count = 2
+    event = Event()
+    event.message_added.message.usage.output_tokens = 7
+    log(tx, job.run, event)
+    before, job.run = job.run, add_run(tx, job.thread, "again", trigger=job.run.data.trigger)
+    adopt_run(job.data, before.data)
+    log(tx, before, event)
+    count_other(job.data, event)
+    assert (job.data.run_count, job.data.usage.output_tokens) == (2, 14)
     tx.save_job(job)
     gone = launch(tx, root, "gone")
     delete_tree(tx, gone.thread)

@@ -17,7 +17,7 @@ from callboard.v1.thread_pb2 import Thread
 from callboard_server import errors
 from callboard_server.engine.lifecycle import touch
 from callboard_server.log.events import EVENT_BYTES
-from callboard_server.log.fold import created_run, merge_patch
+from callboard_server.log.fold import adopt_run, created_run, merge_patch
 from callboard_server.store.base import JobRow, RunRow, SessionRow, ThreadRow, Transaction
 
 
@@ -158,6 +158,6 @@ def add_run(tx: Transaction, thread: ThreadRow, new: NewRun, actor: Actor) -> Ru
 
 def give_to_job(tx: Transaction, job: JobRow, run: RunRow) -> None:
     """Makes a run the one that works on a job."""
+    adopt_run(job.data, job.run.data)
     job.run = run
-    job.data.run_count += 1
     tx.save_job(job)

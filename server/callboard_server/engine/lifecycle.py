@@ -11,7 +11,14 @@ from callboard.v1.event_pb2 import Actor, Event, RunQueued
 from callboard.v1.lifecycle_pb2 import RunError, RunState, WaitingFor
 from callboard_server.agents.errors import Fenced
 from callboard_server.log.events import THREAD_STATE, kind_of
-from callboard_server.log.fold import NOTICE_KINDS, VALUE_KINDS, ThreadFold, apply_to_run
+from callboard_server.log.fold import (
+    NOTICE_KINDS,
+    VALUE_KINDS,
+    ThreadFold,
+    apply_to_run,
+    count_other,
+    used_in,
+)
 from callboard_server.store.base import EventFilter, RunRow, ThreadRow, Transaction
 
 QUEUED = RunState.RUN_STATE_QUEUED
@@ -58,7 +65,16 @@ def record(tx: Transaction, run: RunRow, event: Event) -> None:
     tx.append(run.thread, event, run)
     if apply_to_run(run.data, event):
         tx.save_run(run)
+    if used_in(event) is not None:
+        _count_for_job(tx, run, event)
     touch(tx, run.thread, event)
+
+
+def _count_for_job(tx: Transaction, run: RunRow, event: Event) -> None:
+    """Lets a job have what runs on its thread use that do not work on it, or no more."""
+    job = tx.job(run.thread.session.tenant, run.thread.data.thread_id)
+    if job is not None and job.run.key != run.key and count_other(job.data, event):
+        tx.save_job(job)
 
 
 def touch(tx: Transaction, thread: ThreadRow, event: Event) -> None:

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterable
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from callboard.v1.event_pb2 import Action, Event, Notice, RunCreated, RunTrigger, StepRecorded
+from callboard.v1.event_pb2 import (
+    Action,
+    Event,
+    ModelCallFinished,
+    Notice,
+    RunCreated,
+    RunTrigger,
+    StepRecorded,
+)
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.message_pb2 import Message, Usage
@@ -48,6 +56,10 @@ def created_run(event: Event) -> Run:
 
 def apply_to_run(run: Run, event: Event) -> bool:
     """Brings a run up to date with an event of its own; returns whether that changed it."""
+    used = used_in(event)
+    if used is not None:
+        add_usage(run.usage, used)
+        return True
     apply = _RUN_FOLDS.get(event.WhichOneof("payload") or "")
     if apply is None:
         return False
@@ -89,21 +101,6 @@ def _stopping(run: Run, event: Event) -> None:
     run.stopped_by_parent = event.run_cancel_requested.by_parent
 
 
-def _said(run: Run, event: Event) -> None:
-    message = event.message_added.message
-    if message.HasField("usage"):
-        add_usage(run.usage, message.usage)
-
-
-def _tried(run: Run, event: Event) -> None:
-    # Of a try that failed: what one that succeeded used stands in its message.
-    add_usage(run.usage, event.model_call_finished.usage)
-
-
-def _summarised(run: Run, event: Event) -> None:
-    add_usage(run.usage, event.context_compacted.summary.usage)
-
-
 def _steered(run: Run, event: Event) -> None:
     run.steered_sequence = event.sequence
 
@@ -123,9 +120,6 @@ _RUN_FOLDS: dict[str, Callable[[Run, Event], None]] = {
     "run_queued": _queued,
     "run_cancel_requested": _stopping,
     "run_input_added": _steered,
-    "message_added": _said,
-    "context_compacted": _summarised,
-    "model_call_finished": _tried,
     "run_finished": _finished,
 }
 
@@ -135,6 +129,21 @@ def _stop_clock(run: Run, now: Timestamp) -> None:
     if run.state == _RUNNING:
         ran = max(0, now.ToNanoseconds() - run.last_start_time.ToNanoseconds())
         run.running_time.FromNanoseconds(run.running_time.ToNanoseconds() + ran)
+
+
+def used_in(event: Event) -> Usage | None:
+    """Returns the usage that an event tells of; None where it tells of none."""
+    match event.WhichOneof("payload"):
+        case "message_added":
+            holder: Message | ModelCallFinished = event.message_added.message
+        case "model_call_finished":
+            # Of a try that failed: what one that succeeded used stands in its message.
+            holder = event.model_call_finished
+        case "context_compacted":
+            holder = event.context_compacted.summary
+        case _:
+            return None
+    return holder.usage if holder.HasField("usage") else None
 
 
 def add_usage(total: Usage, part: Usage) -> None:
@@ -171,6 +180,25 @@ def launched_job(event: Event) -> Job:
     return job
 
 
+def adopt_run(job: Job, before: Run | None) -> None:
+    """Notes that another run works on a job from now on than the one before, if there was one.
+
+    A job without its run has the usage of all other runs on its thread: that one counts its own.
+    """
+    job.run_count += 1
+    if before is not None and before.HasField("usage"):
+        add_usage(job.usage, before.usage)
+
+
+def count_other(job: Job, event: Event) -> bool:
+    """Counts what a run used that is not a job's own now; returns whether that changed the job."""
+    used = used_in(event) if event.run_id else None
+    if used is None:
+        return False
+    add_usage(job.usage, used)
+    return True
+
+
 def apply_to_job(job: Job, event: Event) -> None:
     """Changes a job as a job_updated event says."""
     if event.job_updated.waiting_run_id:
@@ -187,6 +215,8 @@ def job_with_run(job: Job, run: Run) -> Job:
     for name in ("waiting_for", "progress", "outcome", "start_time", "end_time"):
         if run.HasField(name):
             getattr(standing, name).CopyFrom(getattr(run, name))
+    if run.HasField("usage"):
+        add_usage(standing.usage, run.usage)
     return standing
 
 
@@ -206,8 +236,11 @@ JOB_KINDS = kinds(
     "run_queued",
     "run_cancel_requested",
     "run_finished",
+    "message_added",
+    "model_call_finished",
+    "context_compacted",
 )
-"""The kinds of events that change a job."""
+"""The kinds of events that change a job; of the last three, those that tell of usage."""
 
 
 class JobsFold:
@@ -236,9 +269,12 @@ class JobsFold:
             case "run_created" if self._works_on_job(event):
                 self._adopt(event)
             case _ if event.run_id in self._runs:
-                apply_to_run(self._runs[event.run_id], event)
+                if not apply_to_run(self._runs[event.run_id], event):
+                    return None
             case _:
-                return None
+                job = self._jobs.get(event.thread_id)
+                if job is None or not count_other(job, event):
+                    return None
         return self._changed(event)
 
     def _works_on_job(self, event: Event) -> bool:
@@ -247,17 +283,14 @@ class JobsFold:
 
     def _adopt(self, event: Event) -> None:
         job = self._jobs[event.thread_id]
-        self._runs[event.run_id] = created_run(event)
-        self._runs.pop(job.run_id, None)
+        adopt_run(job, self._runs.pop(job.run_id, None))
         job.run_id = event.run_id
-        job.run_count += 1
+        self._runs[event.run_id] = created_run(event)
 
-    def _changed(self, event: Event) -> Job | None:
-        job = self._jobs.get(event.thread_id)
-        if job is None or job.run_id != event.run_id:
-            return None
+    def _changed(self, event: Event) -> Job:
+        job = self._jobs[event.thread_id]
         job.sequence = event.sequence
-        return job_with_run(job, self._runs[event.run_id])
+        return job_with_run(job, self._runs[job.run_id])
 
 
 UNDOING_KINDS = kinds("step_recorded", "claim_voided", "runs_rolled_back")

@@ -312,10 +312,12 @@ class Reader(Protocol):
         tenant: str,
         page: Page,
         *,
-        parent: int | None,
+        parent: int | None = None,
+        below: int | None = None,
         states: Sequence[int],
         labels: Mapping[str, str],
-    ) -> list[JobRow]: ...
+    ) -> list[JobRow]:
+        """Jobs of a parent thread, of all threads from one downwards, or of a whole tenant."""
 
     def jobs_of_session(self, session: int) -> list[JobRow]: ...
     def active_jobs(self, parent: int) -> int:

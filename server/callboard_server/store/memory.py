@@ -462,15 +462,18 @@ class MemoryReader:
         tenant: str,
         page: Page,
         *,
-        parent: int | None,
+        parent: int | None = None,
+        below: int | None = None,
         states: Sequence[int],
         labels: Mapping[str, str],
     ) -> list[JobRow]:
+        parents = {row.key for row in self.threads_below(below)} if below is not None else None
         found = (
             key
             for key, row in self._tables.jobs.items()
             if row.tenant == tenant
             and parent in (None, row.parent)
+            and (parents is None or row.parent in parents)
             and (not states or self._tables.runs[row.run].data.state in states)
             and _holds(dict(row.data.labels), labels)
         )

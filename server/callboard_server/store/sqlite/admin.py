@@ -17,8 +17,10 @@ from callboard.v1.run_pb2 import Run
 from callboard_server.log.events import kind_of
 from callboard_server.log.fold import (
     ThreadFold,
+    adopt_run,
     apply_to_job,
     apply_to_run,
+    count_other,
     created_run,
     launched_job,
     works_on,
@@ -122,7 +124,7 @@ class _SessionCheck:
         self._last_kinds: dict[int, str] = {}
         self._threads: dict[int, ThreadFold] = {}
         self._jobs: dict[int, Job] = {}
-        self._job_runs: dict[int, str] = {}
+        self._job_runs: dict[int, int] = {}
 
     def problems(self) -> Iterator[str]:
         name = f"session {self._session.session_id}"
@@ -162,18 +164,22 @@ class _SessionCheck:
             self._jobs[record.thread] = launched_job(event)
         elif kind == "job_updated" and record.thread in self._jobs:
             apply_to_job(self._jobs[record.thread], event)
-        elif kind == "run_created":
-            self._adopt(record, event)
         if record.thread in self._threads:
             self._threads[record.thread].apply(event)
         if record.run is not None:
+            self._count_for_job(record.thread, record.run, event)
             self._apply_to_run(record.run, kind, event)
 
-    def _adopt(self, record: Record, event: Event) -> None:
-        job, current = self._jobs.get(record.thread), self._job_runs.get(record.thread, "")
-        if job is not None and works_on(event.run_created, current):
-            job.run_count += 1
-            self._job_runs[record.thread] = event.run_id
+    def _count_for_job(self, thread: int, run: int, event: Event) -> None:
+        job, current = self._jobs.get(thread), self._job_runs.get(thread)
+        if job is None or run == current:
+            return
+        before = self._runs.get(current) if current is not None else None
+        if not event.HasField("run_created"):
+            count_other(job, event)
+        elif works_on(event.run_created, before.run_id if before else ""):
+            adopt_run(job, before)
+            self._job_runs[thread] = run
 
     def _apply_to_run(self, run: int, kind: str, event: Event) -> None:
         self._last_kinds[run] = kind
@@ -209,7 +215,7 @@ class _SessionCheck:
                 continue
             if differing := _differences(job.data, made):
                 yield f"{name}: {differing} differ from its events"
-            if self._job_runs.get(job.thread.key) != job.run.data.run_id:
+            if self._job_runs.get(job.thread.key) != job.run.key:
                 yield f"{name}: its current run is not the last of its events"
 
     def _check_actions(self, thread: int, fold: ThreadFold) -> Iterator[str]:

@@ -310,13 +310,17 @@ class SqliteReader:
         tenant: str,
         page: Page,
         *,
-        parent: int | None,
+        parent: int | None = None,
+        below: int | None = None,
         states: Sequence[int],
         labels: Mapping[str, str],
     ) -> list[JobRow]:
-        where, parameters = ["j.tenant = ?"], [tenant]
+        where, parameters = ["j.tenant = ?"], list[Any]([tenant])
         if parent is not None:
             _add(where, parameters, "j.parent = ?", parent)
+        if below is not None:
+            tree = f"{_BELOW} SELECT j.thread FROM tree JOIN jobs j ON j.parent = tree.key"
+            _add(where, parameters, f"j.thread IN ({tree})", below)
         _add_states(where, parameters, "r.state", states)
         _add_contained(where, parameters, "j.labels", labels)
         tail = _page(where, parameters, "j.thread", page)
