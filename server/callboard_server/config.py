@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.view import Others
 from callboard_server.validation import describe_errors, suggest
 
@@ -72,7 +73,8 @@ class ServerSettings(_Section):
     """How many runs compute at the same time."""
     grace: NonNegativeFloat = 10.0
     """Seconds that a run gets to stop."""
-    max_message_bytes: PositiveInt = 16 * 1024 * 1024
+    max_message_bytes: Annotated[int, Field(ge=4 * EVENT_BYTES)] = 4 * EVENT_BYTES
+    """The least holds any job: its task, progress and result take up to an event each."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 

@@ -100,6 +100,10 @@ def test_is_frozen() -> None:
         ("[server]\nport = 65536", "server.port: Input should be less than or equal to 65535"),
         ("[server]\nslots = 0", "server.slots: Input should be greater than 0"),
         ("[server]\nslots = true", "server.slots: Input should be a valid integer"),
+        (
+            "[server]\nmax_message_bytes = 1000000",
+            "server.max_message_bytes: Input should be greater than or equal to 16777216",
+        ),
         ("server = 3", "server: Input should be a valid dictionary"),
         (
             '[store]\nsynchronous = "OFF"',
