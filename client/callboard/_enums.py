@@ -14,6 +14,7 @@ ValueT = TypeVar("ValueT", bound=int)
 
 DeliveryName: TypeAlias = Literal["interrupt", "steer", "enqueue"]
 JobContextName: TypeAlias = Literal["isolated", "fork"]
+JobScopeName: TypeAlias = Literal["thread", "tree"]
 KindName: TypeAlias = Literal[
     "thread_created",
     "thread_updated",

@@ -227,6 +227,8 @@ def look(reader: Reader, name: str, run_id: str) -> object:
             reader.list_threads(TENANT, page, session=session, busy=None, metadata={}),
             reader.list_runs(TENANT, ALL, thread=key, states=()),
             reader.list_jobs(TENANT, ALL, parent=key, states=[1], labels={}),
+            reader.list_jobs(TENANT, ALL, below=key, states=(), labels={}),
+            reader.list_jobs(TENANT, page, below=key, states=[1], labels={"l": "x"}),
             reader.jobs_of_session(session),
             reader.active_jobs(key),
             reader.notices(key),

@@ -58,7 +58,7 @@ def run_ids(
 
 
 def job_ids(reader: Reader, **filters: Any) -> list[str]:
-    options = {"parent": None, "states": (), "labels": {}} | filters
+    options = {"states": (), "labels": {}} | filters
     return [row.thread.data.thread_id for row in reader.list_jobs(TENANT, ALL, **options)]
 
 
@@ -230,9 +230,10 @@ async def test_runs_by_thread_and_state(store: Store) -> None:
 async def test_jobs(store: Store) -> None:
     def fill(tx: Transaction) -> None:
         parent, other = open_thread(tx, "p"), open_thread(tx, "q")
-        launch(tx, parent, "abc1", labels={"kind": "web", "dot.ted": "x"})
+        above = launch(tx, parent, "abc1", labels={"kind": "web", "dot.ted": "x"})
         launch(tx, parent, "abc2", labels={"kind": "web"}, state=SUCCEEDED)
-        launch(tx, other, "xyz", labels={"kind": "mail"})
+        launch(tx, launch(tx, other, "xyz", labels={"kind": "mail"}).thread, "xyz1")
+        launch(tx, launch(tx, above.thread, "abc11").thread, "abc111", labels={"kind": "web"})
         open_thread(tx, "abcd")
 
     def redirect(tx: Transaction) -> None:
@@ -246,17 +247,25 @@ async def test_jobs(store: Store) -> None:
 
     def look(reader: Reader) -> None:
         parent = thread(reader, "p")
-        assert job_ids(reader) == ["xyz", "abc2", "abc1"]
+        assert job_ids(reader) == ["abc111", "abc11", "xyz1", "xyz", "abc2", "abc1"]
         assert job_ids(reader, parent=parent.key) == ["abc2", "abc1"]
-        assert job_ids(reader, labels={"kind": "web"}) == ["abc2", "abc1"]
+        assert job_ids(reader, below=parent.key) == ["abc111", "abc11", "abc2", "abc1"]
+        assert job_ids(reader, below=thread(reader, "abc1").key) == ["abc111", "abc11"]
+        assert job_ids(reader, below=thread(reader, "abcd").key) == []
+        assert job_ids(reader, below=parent.key, labels={"kind": "web"}, states=[QUEUED]) == [
+            "abc111",
+            "abc1",
+        ]
+        assert job_ids(reader, labels={"kind": "web"}) == ["abc111", "abc2", "abc1"]
         assert job_ids(reader, labels={"kind": "web", "dot.ted": "x"}) == ["abc1"]
         assert job_ids(reader, states=[SUCCEEDED]) == ["abc2"]
         assert reader.active_jobs(parent.key) == 1
-        assert reader.jobs_like(TENANT, "abc", 5) == ["abc1", "abc2"]
+        assert reader.jobs_like(TENANT, "abc", 5) == ["abc1", "abc11", "abc111", "abc2"]
         assert reader.jobs_like(TENANT, "abc", 1) == ["abc1"]
         assert reader.jobs_like("other", "abc", 5) == []
         jobs = reader.jobs_of_session(parent.session.key)
-        assert [job.thread.data.thread_id for job in jobs] == ["abc1", "abc2"]
+        found = [job.thread.data.thread_id for job in jobs]
+        assert found == ["abc1", "abc2", "abc11", "abc111"]
         assert reader.job(TENANT, "abcd") is None
 
     await store.read(look)

@@ -13,6 +13,7 @@ from callboard._async.streams import AsyncJobStream, FrameCall
 from callboard._enums import (
     DeliveryName,
     JobContextName,
+    JobScopeName,
     NotifyName,
     StateName,
     UntilName,
@@ -32,6 +33,7 @@ from callboard.v1.job_pb2 import (
     CancelJobRequest,
     GetJobRequest,
     Job,
+    JobScope,
     LaunchJobRequest,
     ListJobsRequest,
     UpdateJobRequest,
@@ -214,6 +216,7 @@ class AsyncJobs:
         self,
         *,
         parent_thread_id: str | None = None,
+        scope: JobScopeName | int | None = None,
         states: Iterable[StateName | int] = (),
         labels: Mapping[str, str] | None = None,
         page_size: int = 0,
@@ -221,7 +224,8 @@ class AsyncJobs:
         """Lists jobs, newest first.
 
         Args:
-            parent_thread_id: Only those that this thread launched.
+            parent_thread_id: Only those that this thread, or this job, launched.
+            scope: With a parent: "thread" (the default), or "tree" for all below it, however deep.
             states: Only those in one of these states, for example `["queued", "running"]`.
             labels: Only those that have all of these labels.
             page_size: How many to fetch at a time, up to 1,000; 0 leaves it to the server.
@@ -231,6 +235,7 @@ class AsyncJobs:
         """
         request = ListJobsRequest(
             parent_thread_id=parent_thread_id or "",
+            scope=enum_value(JobScope, scope, "scope"),
             states=enum_values(RunState, states, "states"),
             labels=labels,
             page_size=page_size,
@@ -278,6 +283,7 @@ class AsyncJobs:
         parent_thread_id: str | None = None,
         *,
         job_id: str | None = None,
+        scope: JobScopeName | int | None = None,
         labels: Mapping[str, str] | None = None,
         after_sequence: int | None = None,
         until: UntilName | int | None = None,
@@ -288,6 +294,7 @@ class AsyncJobs:
         Args:
             parent_thread_id: The jobs that this thread launched, those to come included.
             job_id: This job, instead.
+            scope: "thread" (the default), or "tree" for what those launched, too, however deep.
             labels: Only jobs that have all of these labels.
             after_sequence: Only changes after this `cursor`, without how the jobs stand first.
             until: "never" (the default), or "done": when all of the jobs are finished.
@@ -301,6 +308,7 @@ class AsyncJobs:
         request = WatchJobsRequest(
             parent_thread_id=parent_thread_id or "",
             job_id=job_id or "",
+            scope=enum_value(JobScope, scope, "scope"),
             labels=labels,
             until=enum_value(Until, until, "until"),
         )

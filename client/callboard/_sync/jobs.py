@@ -12,6 +12,7 @@ import grpc
 from callboard._enums import (
     DeliveryName,
     JobContextName,
+    JobScopeName,
     NotifyName,
     StateName,
     UntilName,
@@ -33,6 +34,7 @@ from callboard.v1.job_pb2 import (
     CancelJobRequest,
     GetJobRequest,
     Job,
+    JobScope,
     LaunchJobRequest,
     ListJobsRequest,
     UpdateJobRequest,
@@ -215,6 +217,7 @@ class Jobs:
         self,
         *,
         parent_thread_id: str | None = None,
+        scope: JobScopeName | int | None = None,
         states: Iterable[StateName | int] = (),
         labels: Mapping[str, str] | None = None,
         page_size: int = 0,
@@ -222,7 +225,8 @@ class Jobs:
         """Lists jobs, newest first.
 
         Args:
-            parent_thread_id: Only those that this thread launched.
+            parent_thread_id: Only those that this thread, or this job, launched.
+            scope: With a parent: "thread" (the default), or "tree" for all below it, however deep.
             states: Only those in one of these states, for example `["queued", "running"]`.
             labels: Only those that have all of these labels.
             page_size: How many to fetch at a time, up to 1,000; 0 leaves it to the server.
@@ -232,6 +236,7 @@ class Jobs:
         """
         request = ListJobsRequest(
             parent_thread_id=parent_thread_id or "",
+            scope=enum_value(JobScope, scope, "scope"),
             states=enum_values(RunState, states, "states"),
             labels=labels,
             page_size=page_size,
@@ -277,6 +282,7 @@ class Jobs:
         parent_thread_id: str | None = None,
         *,
         job_id: str | None = None,
+        scope: JobScopeName | int | None = None,
         labels: Mapping[str, str] | None = None,
         after_sequence: int | None = None,
         until: UntilName | int | None = None,
@@ -287,6 +293,7 @@ class Jobs:
         Args:
             parent_thread_id: The jobs that this thread launched, those to come included.
             job_id: This job, instead.
+            scope: "thread" (the default), or "tree" for what those launched, too, however deep.
             labels: Only jobs that have all of these labels.
             after_sequence: Only changes after this `cursor`, without how the jobs stand first.
             until: "never" (the default), or "done": when all of the jobs are finished.
@@ -300,6 +307,7 @@ class Jobs:
         request = WatchJobsRequest(
             parent_thread_id=parent_thread_id or "",
             job_id=job_id or "",
+            scope=enum_value(JobScope, scope, "scope"),
             labels=labels,
             until=enum_value(Until, until, "until"),
         )

@@ -194,6 +194,10 @@ class JobServicer:
     async def ListJobs(self, request: pb.ListJobsRequest, call: Call) -> pb.ListJobsResponse:
         check = Check()
         check.uuid("parent_thread_id", request.parent_thread_id, required=False)
+        check.enum(request, "scope")
+        whole_tree = request.scope == pb.JOB_SCOPE_TREE
+        if whole_tree and not request.parent_thread_id:
+            check.wrong("scope", "TREE needs parent_thread_id: below which thread or job")
         check.enum(request, "states")
         check.labels("labels", request.labels)
         check.done()
@@ -206,7 +210,8 @@ class JobServicer:
             rows = reader.list_jobs(
                 call.caller.tenant,
                 wider(page),
-                parent=parent,
+                parent=None if whole_tree else parent,
+                below=parent if whole_tree else None,
                 states=request.states,
                 labels=dict(request.labels),
             )
@@ -286,6 +291,7 @@ class JobServicer:
                 "parent_thread_id", "exactly one of parent_thread_id and job_id is required"
             )
         check.labels("labels", request.labels)
+        check.enum(request, "scope")
         check.enum(request, "until")
         if request.after_sequence < 0:
             check.wrong("after_sequence", "must not be negative")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from callboard.v1.event_pb2 import Event
-from callboard.v1.job_pb2 import Job, WatchJobsRequest, WatchJobsResponse
+from callboard.v1.job_pb2 import JOB_SCOPE_TREE, Job, WatchJobsRequest, WatchJobsResponse
 from callboard.v1.lifecycle_pb2 import Until
 from callboard.v1.run_pb2 import Run, StreamEnd
 from callboard_server import errors
@@ -31,8 +31,9 @@ class _Watch:
 
     request: WatchJobsRequest
     session: int
-    parent_thread_id: str
     start: int
+    above: set[str]
+    """The threads of which it shows the jobs: with TREE those of the jobs that it covers, too."""
     fold: JobsFold = field(default_factory=JobsFold)
     states: dict[str, int] = field(default_factory=dict)
     """The states of the jobs that were shown, by id."""
@@ -41,12 +42,17 @@ class _Watch:
     """Whether the thread that it is about is gone."""
 
     def shows(self, job: Job) -> bool:
-        if self.request.job_id:
-            return job.job_id == self.request.job_id
-        labels = self.request.labels
-        return job.parent_thread_id == self.parent_thread_id and all(
-            job.labels.get(key) == value for key, value in labels.items()
+        return self._covers(job) and all(
+            job.labels.get(key) == value for key, value in self.request.labels.items()
         )
+
+    def _covers(self, job: Job) -> bool:
+        """Whether a job is where it looks. It meets every job after the one that launched it."""
+        if job.job_id != self.request.job_id and job.parent_thread_id not in self.above:
+            return False
+        if self.request.scope == JOB_SCOPE_TREE:
+            self.above.add(job.job_id)
+        return True
 
     def changes(self, batch: Batch) -> list[Job]:
         """Returns the jobs that a batch changed, each as it stood after its change."""
@@ -61,7 +67,8 @@ class _Watch:
         """Applies an event; returns the job that it changed, if that is to be shown."""
         if event.HasField("thread_deleted"):
             self.states.pop(event.thread_id, None)
-            self.deleted |= event.thread_id in (self.request.job_id, self.parent_thread_id)
+            named = (self.request.job_id, self.request.parent_thread_id)
+            self.deleted |= event.thread_id in named
             return None
         job = self.fold.apply(event)
         if job is None or not self.shows(job):
@@ -76,14 +83,14 @@ class _Watch:
     def take_snapshot(self, engine: Engine, reader: Reader, rows: Iterable[JobRow]) -> None:
         """Starts from how the jobs stand."""
         for row in rows:
+            if not self.shows(row.data):
+                continue
             run, job = Run(), Job()
             run.CopyFrom(row.run.data)
             job.CopyFrom(row.data)
             job.run_id = run.run_id
             self.fold.start_from(job, run)
-            shown = engine.show_job(reader, row)
-            if self.shows(shown):
-                self.snapshot.append(shown)
+            self.snapshot.append(engine.show_job(reader, row))
         self._note(self.snapshot)
 
     def replay(self, reader: Reader, through: int) -> None:
@@ -140,12 +147,14 @@ def _open(engine: Engine, reader: Reader, tenant: str, request: WatchJobsRequest
     else:
         thread = find_thread(reader, tenant, request.parent_thread_id)
     session = thread.session
-    watch = _Watch(request, session.key, request.parent_thread_id, session.head)
+    above = {request.parent_thread_id} - {""}
+    watch = _Watch(request, session.key, session.head, above)
     if request.HasField("after_sequence"):
         check_cursor(session, request.after_sequence)
         watch.start = request.after_sequence
         watch.replay(reader, request.after_sequence)
     else:
+        # In the order in which they were launched: parents first.
         watch.take_snapshot(engine, reader, reader.jobs_of_session(session.key))
     return watch
 
