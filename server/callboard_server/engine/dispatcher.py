@@ -42,6 +42,7 @@ _STOPPING, _WAITING, _IDLE = (
     KINDS["run_waiting"],
     KINDS["thread_idle"],
 )
+_TOLD = KINDS["notice_added"]
 _ACTION_ENDS = frozenset({KINDS["action_answered"], KINDS["action_closed"]})
 
 
@@ -130,7 +131,9 @@ class Dispatcher:
             goes_on = record.kind == _FINISHED and record.thread not in idle
             if waits:
                 self._set_alarm(record)
-            if waits or goes_on or record.kind in (_QUEUED, _WAITING):
+            # A run that was to hear of it later starts now.
+            wakes = record.kind == _TOLD and record.event.notice_added.notice.assistant_id
+            if waits or goes_on or wakes or record.kind in (_QUEUED, _WAITING):
                 self._look_for_ready()
             if record.run is not None:
                 self._observe_run(record.run, record)
