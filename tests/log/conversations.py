@@ -13,7 +13,14 @@ from callboard.v1.message_pb2 import (
     ToolResult,
 )
 from callboard_server.log.conversation import Conversation
-from callboard_server.log.view import Others, View, Viewer, messages_of, view_of
+from callboard_server.log.view import (
+    Others,
+    View,
+    Viewer,
+    inheritance_of,
+    messages_of,
+    view_of,
+)
 
 USER, ASSISTANT = Role.ROLE_USER, Role.ROLE_ASSISTANT
 TOOL, SYSTEM = Role.ROLE_TOOL, Role.ROLE_SYSTEM
@@ -116,6 +123,22 @@ class Log:
     def _viewer(self, run: str) -> Viewer:
         assistant = self.assistants.get(run, "nobody")
         return Viewer(run, assistant, assistant)
+
+    def fork(self, assistant: str) -> Log:
+        """The log of a thread that begins with what an assistant, or nobody, sees of this one."""
+        summary, messages = inheritance_of(
+            self.conversation, Viewer("", assistant_id=assistant, name=assistant)
+        )
+        fork = Log()
+        if summary is not None:
+            event = Event()
+            event.context_compacted.summary.CopyFrom(summary)
+            fork.add(event)
+        for each in messages:
+            each.ClearField("context_sequence")
+            each.ClearField("notice_id")
+            fork.add_message(each)
+        return fork
 
     def sent_to(self, run: str, others: Others = "final") -> list[str]:
         """What a model is sent, in short."""

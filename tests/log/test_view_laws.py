@@ -71,14 +71,14 @@ def test_a_provider_takes_every_request_and_finds_in_it_what_it_has_answered(
     provider: str, story: Story
 ) -> None:
     for request in story.requests:
-        body, problems = _rendered(provider, request.view.messages)
+        body, problems = rendered(provider, request.view.messages)
         assert problems == []
         if request.extends is not None and request.extends.answer is not None:
-            before, _ = _rendered(provider, request.extends.view.messages)
+            before, _ = rendered(provider, request.extends.view.messages)
             assert body[: len(before)] == before
 
 
-def _rendered(provider: str, messages: Sequence[Message]) -> tuple[list[Any], list[str]]:
+def rendered(provider: str, messages: Sequence[Message]) -> tuple[list[Any], list[str]]:
     """Renders a request; returns what grows in it, and what the provider would refuse."""
     request = ModelRequest("Be kind.", messages, tools=())
     if provider == "anthropic":

@@ -184,13 +184,30 @@ class Conversation:
                 first.setdefault(result.call_id, result)
         return turn if len(first) == len(turn.results) else turn.with_results(first.values())
 
+    def is_over(self, turn: Turn, at: int) -> bool:
+        """Whether the run that wrote a turn was over at an event, where a run wrote it."""
+        return not turn.is_written or 0 < self.life(turn.run_id).end <= at
+
     def summary_for(self, assistant_id: str) -> Event | None:
-        """Returns the last summary that an assistant starts from, if there is one."""
+        """Returns the last summary that an assistant starts from, if there is one.
+
+        Args:
+            assistant_id: The assistant; empty for whichever wrote the last one.
+        """
         for event in reversed(self._summaries):
             whose = event.context_compacted.assistant_id
-            if whose in ("", assistant_id) and not self._undone.holds(event):
+            is_meant = not assistant_id or whose in ("", assistant_id)
+            if is_meant and not self._undone.holds(event):
                 return event
         return None
+
+    @property
+    def beginning(self) -> Event | None:
+        """The summary with which the thread begins: of what was said on another one."""
+        first = next(iter(self._summaries), None)
+        if first is None or (self._turns and self._turns[0].sequence < first.sequence):
+            return None
+        return first
 
     def notices_read(self, before: int) -> set[str]:
         """Returns the notices that had been read before an event."""

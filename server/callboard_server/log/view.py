@@ -72,6 +72,14 @@ class Seat:
         return bool(notice) and notice not in read
 
 
+class Inheritance(NamedTuple):
+    """What another thread takes over of a conversation."""
+
+    summary: Message | None
+    """What stands for all that was before the messages; None where they are everything."""
+    messages: list[Message]
+
+
 @dataclass(slots=True)
 class View:
     """What a model is sent."""
@@ -146,10 +154,50 @@ def view_of(
 def messages_of(conversation: Conversation, viewer: Viewer) -> list[Message]:
     """Returns all messages in the order of a view, as they are in the log.
 
-    What other assistants think, and their tool calls that have no result yet, are left out.
+    What other assistants think, and their tool calls that have no result yet, are left out. A
+    summary shows where it stands for what is not on the thread.
     """
     seats = _Seating(conversation, viewer, None).seats()
-    return [_copy(each, seat.is_own) for seat in seats for each in seat.whole]
+    messages = [_copy(each, seat.is_own) for seat in seats for each in seat.whole]
+    begin = conversation.beginning
+    heard = voices.summarised(begin.context_compacted.summary) if begin is not None else None
+    return [heard, *messages] if heard is not None else messages
+
+
+def inheritance_of(conversation: Conversation, viewer: Viewer) -> Inheritance:
+    """Returns what another thread takes over of a conversation, as one of its assistants sees it.
+
+    That is the assistant's view, with the turns of all and their tool exchanges in it: whoever
+    reads it on the other thread sees no more of others than is for others. What is nobody else's is
+    left out: what assistants think and are told by themselves, and tool calls that have no result.
+
+    Args:
+        conversation: The thread's conversation.
+        viewer: Who looks, in no run: what a run is at is not over. Without an assistant, nobody:
+            then the last summary of any counts.
+    """
+    seats = [
+        seat
+        for seat in _Seating(conversation, viewer, "full").seats()
+        if seat.heard and not seat.turn.is_instruction
+    ]
+    summary = conversation.summary_for(viewer.assistant_id)
+    if summary is not None:
+        through = summary.context_compacted.through_sequence
+        read = conversation.notices_read(before=summary.sequence)
+        # Who sees no more of others than their last answers, sees those once their runs are over.
+        seats = [
+            seat
+            for seat in seats
+            if seat.end > through
+            or seat.is_unread(read)
+            or not (seat.is_own or conversation.is_over(seat.turn, through))
+        ]
+    copies = [_copy(each, is_own=False) for seat in seats for each in seat.whole]
+    return Inheritance(
+        _copy(summary.context_compacted.summary, is_own=False) if summary is not None else None,
+        [message for message in copies if message.content],
+    )
 
 
 class _Seating:
