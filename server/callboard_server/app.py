@@ -34,7 +34,6 @@ from callboard_server.store.base import Store
 from callboard_server.store.sqlite import SqliteStore
 
 TENANT = "default"
-DELEGATION = DelegationLimits(depth=8, width=10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ async def open_app(
         grace=settings.grace,
         workspaces=Workspaces(_workspaces(settings.db)),
         client_for=lambda claim: app.client(_caller_of(claim)),
-        limits=DELEGATION,
+        limits=DelegationLimits(config.delegation.depth, config.delegation.width),
         webhooks=await asyncio.to_thread(_destinations, config, base),
     )
     servicers: list[Servicer] = [

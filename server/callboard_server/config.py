@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,13 +17,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_before_validator_function
 
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.view import Others
@@ -104,6 +108,15 @@ class SweepSettings(_Section):
     """Seconds from one look for them to the next."""
     archive_dir: str | None = None
     """The folder in which each is kept as a file, named from the working directory."""
+
+
+class DelegationSettings(_Section):
+    """`[delegation]`: how far work may be handed on."""
+
+    depth: PositiveInt = 8
+    """How many threads may stand below one another, under a root thread."""
+    width: PositiveInt = 10_000
+    """How many jobs of one thread may be under way at the same time."""
 
 
 class WorkspaceSettings(_Section):
@@ -273,6 +286,55 @@ class ClientToolSettings(_Section):
     """JSON Schema of the arguments, which are one object."""
 
 
+class CallableAssistant(_Section):
+    """`[[agents.NAME.callable_assistants]]`: whom a chat agent may call, and how."""
+
+    id: Annotated[str, Field(min_length=1)]
+    """The name of an agent, or the id of an assistant."""
+    version: PositiveInt | None = None
+    """The version of the assistant; the current one when left out."""
+    mode: Literal["async", "sync"] = "async"
+    """Whether it works in the background, or is waited for."""
+    context: Literal["isolated", "fork"] = "isolated"
+    """Whether it begins with the task alone, or with the conversation before it."""
+    description: str = ""
+    """What it does, for the model; what the assistant or agent says of itself when left out."""
+
+
+class _OrId:
+    """Lets an id stand for the table that has nothing else."""
+
+    def __get_pydantic_core_schema__(
+        self, source: type[CallableAssistant], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return no_info_before_validator_function(_spelt_out, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), {"type": "string", "minLength": 1}]}
+
+
+def _spelt_out(written: object) -> object:
+    return {"id": written} if isinstance(written, str) else written
+
+
+def _check_twice(entries: list[CallableAssistant]) -> list[CallableAssistant]:
+    """Refuses entries that differ in words only."""
+    ways = [(entry.id, entry.version, entry.mode) for entry in entries]
+    for way in ways:
+        if ways.count(way) > 1:
+            raise PydanticCustomError(
+                "callable_assistants", "{id} is named twice for the same mode", {"id": way[0]}
+            )
+    return entries
+
+
+CallableAssistants = Annotated[
+    list[Annotated[CallableAssistant, _OrId()]], AfterValidator(_check_twice)
+]
+
+
 class AgentSettings(_Section):
     """`[agents.NAME]`: an entrypoint in code, or a chat agent without any."""
 
@@ -290,8 +352,8 @@ class AgentSettings(_Section):
     """Servers of `[mcp]` whose tools it has, or `SERVER:TOOL` for single ones."""
     workspace: WorkspaceSettings | None = None
     """Tools for the session's workspace; none when left out."""
-    callable_agents: list[str] = []
-    """Agents that this one may launch as jobs: it gets the tools for that."""
+    callable_assistants: CallableAssistants | None = None
+    """Whom it may call, and its assistants at most: it gets the tools for that."""
     others: Others = "final"
     """What it sees of other agents' runs: their last answers, or all turns with their tools."""
     tool_policy: dict[str, Policy] = {}
@@ -342,6 +404,7 @@ class ServerConfig(_Section):
     server: ServerSettings = Field(default_factory=ServerSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
     sweep: SweepSettings = Field(default_factory=SweepSettings)
+    delegation: DelegationSettings = Field(default_factory=DelegationSettings)
     providers: dict[str, ProviderSettings] = {}
     prices: dict[str, PriceSettings] = {}
     mcp: dict[str, McpSettings] = {}
@@ -352,19 +415,19 @@ class ServerConfig(_Section):
     def _check_agents(self) -> ServerConfig:
         names = list(self.agents)
         for name, agent in self.agents.items():
-            if not _AGENT_NAME.fullmatch(name) or _is_uuid(name):
+            if not _AGENT_NAME.fullmatch(name) or is_uuid(name):
                 raise PydanticCustomError(
                     "agent_name",
                     "agents.{name}: a name is a letter and up to 63 letters, digits, _ and -, "
                     "and no UUID",
                     {"name": name},
                 )
-            for other in agent.callable_agents:
-                if other not in names:
+            for called in agent.callable_assistants or ():
+                if problem := _problem_of_call(called, names):
                     raise PydanticCustomError(
-                        "callable_agents",
-                        "agents.{name}.callable_agents: there is no agent {other}; {hint}",
-                        {"name": name, "other": other, "hint": suggest(other, names)},
+                        "callable_assistants",
+                        "agents.{name}.callable_assistants: {problem}",
+                        {"name": name, "problem": problem},
                     )
         return self
 
@@ -425,6 +488,17 @@ class ServerConfig(_Section):
         return self
 
 
+def _problem_of_call(called: CallableAssistant, agents: Sequence[str]) -> str:
+    """Says why an agent cannot be called; empty where it can. Assistants are in the database."""
+    if is_uuid(called.id):
+        return ""
+    if called.id not in agents:
+        return f"there is no agent {called.id}; {suggest(called.id, agents)}"
+    if called.version not in (None, 1):
+        return f"agent {called.id} has version 1 alone; assistants have more"
+    return ""
+
+
 def load_config(path: Path, server: Mapping[str, object] | None = None) -> ServerConfig:
     """Reads a configuration.
 
@@ -467,7 +541,8 @@ def _is_plain_url(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
 
 
-def _is_uuid(name: str) -> bool:
+def is_uuid(name: str) -> bool:
+    """Whether a name is the id of an assistant, and so none of an agent."""
     try:
         UUID(name)
     except ValueError:

@@ -77,9 +77,17 @@ def _unknown(
 
 
 def _choices(rule: Sequence[object], found: Sequence[Any]) -> list[list[Any]]:
-    """Returns what is wrong by each of several choices; null is none, but stands for no value."""
+    """Returns what is wrong by each of several choices; null is none, but stands for no value.
+
+    Where something is of the type of some choices only, those were meant.
+    """
     choices: dict[int, list[Any]] = defaultdict(list)
     for error in found:
         if rule[error.schema_path[0]] != {"type": "null"}:
             choices[error.schema_path[0]].append(error)
-    return list(choices.values())
+    meant = [each for each in choices.values() if not any(map(_is_of_another_type, each))]
+    return meant or list(choices.values())
+
+
+def _is_of_another_type(error: Any) -> bool:
+    return error.validator == "type" and not error.path

@@ -24,7 +24,9 @@ from callboard.v1.message_pb2 import StopReason
 from callboard_server.agents import model_calls
 from callboard_server.config import (
     AgentSettings,
+    CallableAssistant,
     ClientToolSettings,
+    DelegationSettings,
     McpSettings,
     PriceSettings,
     ProviderSettings,
@@ -155,7 +157,9 @@ class TestOperating:
             ("### `[server]`", ServerSettings),
             ("### `[store]`", StoreSettings),
             ("### `[sweep]`", SweepSettings),
+            ("### `[delegation]`", DelegationSettings),
             ("### `[agents.NAME]`", AgentSettings),
+            ("### `[[agents.NAME.callable_assistants]]`", CallableAssistant),
             ("### `[[agents.NAME.client_tools]]`", ClientToolSettings),
             ("### `[providers.NAME]`", ProviderSettings),
             ('### `[prices."PROVIDER:MODEL"]`', PriceSettings),

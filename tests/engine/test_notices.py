@@ -18,7 +18,6 @@ from callboard.v1.message_pb2 import ContentBlock, Role, Text
 from callboard.v1.run_pb2 import Run
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context
-from callboard_server.agents.kit import job_tools
 from callboard_server.log.notices import MOST_BYTES
 from callboard_server.log.notices import text_of as text_of_notice
 from callboard_server.store.sqlite import admin
@@ -611,7 +610,7 @@ async def test_a_supervisor_with_a_model_tells_what_it_was_told(
         say = "started"
         """
     )
-    chat = ChatAgent("offline:supervisor.toml", tools=job_tools(["worker"]), base=tmp_path)
+    chat = ChatAgent("offline:supervisor.toml", callable_assistants=["worker"], base=tmp_path)
     agents: Any = {"chat": chat, "worker": gates.worker}
     async with local(agents, tmp_path / "jobs.db") as client:
         run = await over(client, await client.runs.create("chat", "start it"))

@@ -10,13 +10,16 @@ import pytest
 
 import callboard
 from callboard.kit import Kit
+from callboard_server.agents.callees import unseen
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import ToolError
 from callboard_server.agents.kit import job_tools
+from callboard_server.config import CallableAssistant
 from tests.support.gates import Gates
 from tests.support.serving import local
 
-TOOLS = {tool.name: tool for tool in job_tools(["quick", "worker"])}
+CALLEES = unseen([CallableAssistant(id="quick"), CallableAssistant(id="worker")])
+TOOLS = {tool.name: tool for tool in job_tools(CALLEES)}
 
 
 async def calling(ctx: Context) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from callboard_server.config import ConfigError, ServerConfig, load_config
+from callboard_server.config import CallableAssistant, ConfigError, ServerConfig, load_config
 
 
 def write(folder: Path, text: str) -> Path:
@@ -54,7 +54,10 @@ def test_reads_everything(tmp_path: Path) -> None:
             system = "Lead."
             tools = ["tools.py:look"]
             max_turns = 5
-            callable_agents = ["writer"]
+            callable_assistants = [
+                "writer",
+                { id = "4f5c3a90-6d1e-4b7a-9c58-0e2d7f61b3aa", version = 2, mode = "sync" },
+            ]
             [agents.boss.tool_policy]
             look = "ask"
             [[agents.boss.client_tools]]
@@ -73,7 +76,11 @@ def test_reads_everything(tmp_path: Path) -> None:
     )
     assert (config.server.host, config.server.port, config.server.grace) == ("::1", 0, 3.0)
     assert config.agents["writer"].timeout == 60
-    assert config.agents["boss"].callable_agents == ["writer"]
+    called = config.agents["boss"].callable_assistants
+    assert called is not None
+    writer, reader = called
+    assert writer == CallableAssistant(id="writer")
+    assert (reader.id[:8], reader.version, reader.mode) == ("4f5c3a90", 2, "sync")
     assert list(config.agents) == ["writer", "boss"]
     assert config.agents["boss"].tool_policy == {"look": "ask"}
     [client_tool] = config.agents["boss"].client_tools
@@ -156,9 +163,30 @@ def test_is_frozen() -> None:
             "agents.abcdefabcdefabcdefabcdefabcdefab: a name is a letter",
         ),
         (
-            '[agents.coder]\nmodel = "m"\n[agents.a]\nmodel = "m"\ncallable_agents = ["codr"]',
-            "agents.a.callable_agents: there is no agent codr; did you mean coder?",
+            '[agents.coder]\nmodel = "m"\n[agents.a]\nmodel = "m"\ncallable_assistants = ["codr"]',
+            "agents.a.callable_assistants: there is no agent codr; did you mean coder?",
         ),
+        (
+            '[agents.a]\nmodel = "m"\ncallable_assistants = [{ id = "a", version = 2 }]',
+            "agents.a.callable_assistants: agent a has version 1 alone; assistants have more",
+        ),
+        (
+            '[agents.a]\nmodel = "m"\ncallable_assistants = ["a", { id = "a", context = "fork" }]',
+            "agents.a.callable_assistants: a is named twice for the same mode",
+        ),
+        (
+            '[agents.a]\nmodel = "m"\ncallable_assistants = [{ id = "a", mode = "wait" }]',
+            "agents.a.callable_assistants.0.mode: Input should be 'async' or 'sync'",
+        ),
+        (
+            '[agents.a]\nmodel = "m"\ncallable_assistants = [{ name = "a" }]',
+            "agents.a.callable_assistants.0.name: is not known; known are: id, version, mode",
+        ),
+        (
+            '[agents.a]\nmodel = "m"\ncallable_agents = ["a"]',
+            "agents.a.callable_agents: is not known; did you mean callable_assistants?",
+        ),
+        ("[delegation]\ndepth = 0", "delegation.depth: Input should be greater than 0"),
         ("[server\n", "Expected"),
     ],
 )

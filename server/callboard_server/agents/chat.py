@@ -7,7 +7,7 @@ starts again after a crash goes on where it was: a recorded answer or result is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from pydantic import BaseModel
 
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.message_pb2 import Message, StopReason
+from callboard_server.agents.asking import ask_tools
+from callboard_server.agents.callees import Callee, look_up, unseen
 from callboard_server.agents.chat_config import (
     CHAT_CONFIG_SCHEMA,
     ChatConfig,
@@ -25,6 +27,7 @@ from callboard_server.agents.chat_config import (
 )
 from callboard_server.agents.compaction import Compactor
 from callboard_server.agents.errors import AgentError
+from callboard_server.agents.kit import KIT_PROMPT, KIT_TOOLS, job_tools
 from callboard_server.agents.limits import Limits
 from callboard_server.agents.model_calls import ModelCaller
 from callboard_server.agents.output import OutputFormat
@@ -32,7 +35,7 @@ from callboard_server.agents.progress import Progress, find_progress
 from callboard_server.agents.sources import ToolSource, load_tools
 from callboard_server.agents.tool_calls import answer_calls, close_calls
 from callboard_server.agents.tools import Tool, index_tools, tool, with_policies
-from callboard_server.config import OFFLINE, Policy
+from callboard_server.config import OFFLINE, CallableAssistant, Policy
 from callboard_server.log.view import Others
 from callboard_server.models.base import Model, ModelRequest, ModelSpecError
 from callboard_server.models.opening import Models, open_table, split_spec
@@ -86,6 +89,8 @@ class ChatAgent:
         max_turns: How often a run may call the model.
         base: The folder that a model's files are named from.
         sources: Where further tools come from, such as MCP servers.
+        callable_assistants: Whom it may call, and its assistants at most: ids, names of agents, or
+            as the table of the configuration has them.
         others: What it sees of other agents' runs: their last answers, or all turns with their
             tools.
         tool_policy: By the name of a tool, what holds instead of its own policy.
@@ -116,6 +121,7 @@ class ChatAgent:
         base: Path | None = None,
         sources: Iterable[ToolSource] = (),
         *,
+        callable_assistants: Iterable[str | Mapping[str, Any] | CallableAssistant] | None = None,
         others: Others = "final",
         tool_policy: Mapping[str, Policy] | None = None,
         output_schema: Mapping[str, Any] | type[BaseModel] | None = None,
@@ -143,8 +149,12 @@ class ChatAgent:
                 "compact_at": compact_at,
                 "system": system,
                 "others": others,
+                "callable_assistants": None
+                if callable_assistants is None
+                else list(callable_assistants),
             }
         )
+        index_tools([*self._tools.values(), *_delegation(self._own_callees)])
         if self._output is not None and (problem := schema_problem(self._output.schema)):
             raise Unfit("output_schema", problem)
 
@@ -162,8 +172,21 @@ class ChatAgent:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """The names of its own tools."""
-        return tuple(self._tools)
+        """The names of its own tools, as far as they are known before a run."""
+        callees = [callee for callee in self._own_callees if callee.is_name_known]
+        return (*self._tools, *(each.name for each in _delegation(callees)))
+
+    @property
+    def _own_callees(self) -> list[Callee]:
+        return unseen(self._own.callable_assistants or ())
+
+    def callables(self, config: Mapping[str, object]) -> Sequence[CallableAssistant]:
+        """Returns whom a configuration says that it may call.
+
+        Raises:
+            Unfit: It does not fit.
+        """
+        return read_config(config).callable_assistants or ()
 
     def check(self, config: Mapping[str, object], models: Models) -> None:
         """Checks that the agent can run with a configuration, as far as that is seen beforehand.
@@ -184,9 +207,10 @@ class ChatAgent:
         except ModelSpecError as error:
             raise Unfit("model", str(error)) from None
         _limits(wanted, wanted.model or self.model, models)
-        if not self.sources:
+        callees = unseen(wanted.callable_assistants or ())
+        if not self.sources and all(callee.is_name_known for callee in callees):
             # What sources offer is known only when they answer.
-            self._choose_tools(self._tools, wanted)
+            self._choose_tools(self._with_delegation(self._tools, callees), wanted)
 
     async def __call__(self, ctx: Context) -> Message:
         """Answers; returns the last message, which is committed."""
@@ -221,7 +245,9 @@ class ChatAgent:
         try:
             wanted = read_config(ctx.config).over(self._own)
             model = await self._open(wanted.model, ctx.models)
-            tools = self._choose_tools({**await load_tools(self.sources), **self._tools}, wanted)
+            callees = await self._look_up(ctx, wanted)
+            offered = {**await load_tools(self.sources), **self._tools}
+            tools = self._choose_tools(self._with_delegation(offered, callees), wanted)
             limits = _limits(wanted, model.name, ctx.models)
         except Unfit as error:
             raise AgentError(
@@ -230,7 +256,7 @@ class ChatAgent:
             ) from None
         return _Settings(
             model=model,
-            system=wanted.system or "",
+            system=_system(wanted, tools),
             others=wanted.others or "final",
             tools=tools,
             output=OutputFormat(wanted.output_schema) if wanted.output_schema else self._output,
@@ -250,6 +276,21 @@ class ChatAgent:
         except ModelSpecError as error:
             raise Unfit("model", str(error)) from None
 
+    async def _look_up(self, ctx: Context, wanted: ChatConfig) -> list[Callee]:
+        """Returns whom a run may call, as they are when it starts."""
+        entries = wanted.callable_assistants
+        return await look_up(ctx.client, entries) if entries else []
+
+    def _with_delegation(
+        self, tools: Mapping[str, Tool], callees: Sequence[Callee]
+    ) -> Mapping[str, Tool]:
+        """Returns tools with those that call others."""
+        added = {tool.name: tool for tool in _delegation(callees)}
+        for name in added:
+            if name in self._tools:
+                raise Unfit("callable_assistants", f"the agent has a tool {name} of its own")
+        return {**tools, **added}
+
     def _choose_tools(self, tools: Mapping[str, Tool], wanted: ChatConfig) -> Mapping[str, Tool]:
         """Returns the tools that a run has, with the policies that hold for it."""
         try:
@@ -263,6 +304,19 @@ class ChatAgent:
             if name not in tools:
                 raise Unfit("tools", f"there is no tool {name}; {suggest(name, list(tools))}")
         return {name: each for name, each in tools.items() if name in wanted.tools}
+
+
+def _delegation(callees: Sequence[Callee]) -> list[Tool]:
+    """Returns the tools that call others, each of them as its mode says."""
+    waited_for = [callee for callee in callees if callee.entry.mode == "sync"]
+    return [*job_tools([c for c in callees if c not in waited_for]), *ask_tools(waited_for)]
+
+
+def _system(wanted: ChatConfig, tools: Mapping[str, Tool]) -> str:
+    """Returns the system prompt, with how to supervise jobs where the tools for that are there."""
+    supervises = any(name in tools for name in KIT_TOOLS)
+    parts = wanted.system, KIT_PROMPT if supervises else ""
+    return "\n\n".join(part for part in parts if part)
 
 
 def _limits(wanted: ChatConfig, model: str, models: Models) -> Limits:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
-from callboard_server.config import Policy
+from callboard_server.config import CallableAssistant, CallableAssistants, Policy
 from callboard_server.log.view import Others
 from callboard_server.schemas import schema_problem
 from callboard_server.validation import describe_errors
@@ -41,6 +41,9 @@ class ChatConfig(BaseModel):
     tool_policy: dict[str, Policy] | None = None
     """By the name of a tool, whether it runs at once, is asked for, or never runs. It holds where
     it is stricter than the agent's own."""
+    callable_assistants: CallableAssistants | None = None
+    """Whom it may call as jobs, by their ids or the names of agents; within what its agent allows,
+    where that names any."""
     others: Others | None = None
     """What it sees of other agents' runs: their last answers, or all turns with their tools."""
     output_schema: dict[str, Any] | None = None
@@ -61,10 +64,35 @@ class ChatConfig(BaseModel):
     """At how many tokens a conversation is too long, so that its older part is summarised."""
 
     def over(self, own: ChatConfig) -> ChatConfig:
-        """Returns it with what it does not say taken from an agent's own."""
+        """Returns it with what it does not say taken from an agent's own.
+
+        Raises:
+            Unfit: It goes beyond what the agent allows.
+        """
         said = {name: getattr(self, name) for name in self.model_fields_set}
         said = {name: value for name, value in said.items() if value is not None}
+        if self.callable_assistants is not None and own.callable_assistants is not None:
+            said["callable_assistants"] = [
+                _within(wanted, own.callable_assistants) for wanted in self.callable_assistants
+            ]
         return own.model_copy(update=said)
+
+
+def _within(wanted: CallableAssistant, own: Sequence[CallableAssistant]) -> CallableAssistant:
+    """Returns whom an assistant wants to call, with what it does not say taken from its agent."""
+    allowed = [each for each in own if each.id == wanted.id]
+    if not allowed:
+        names = ", ".join(dict.fromkeys(each.id for each in own)) or "nobody"
+        raise Unfit("callable_assistants", f"its agent may not call {wanted.id}; it may: {names}")
+    fitting = [e for e in allowed if wanted.version in (None, e.version) or e.version is None]
+    if not fitting:
+        raise Unfit(
+            "callable_assistants",
+            f"its agent may not call {wanted.id} in version {wanted.version}; it may in version "
+            + ", ".join(str(each.version) for each in allowed),
+        )
+    said = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    return fitting[0].model_copy(update=said)
 
 
 CHAT_CONFIG_SCHEMA: dict[str, Any] = ChatConfig.model_json_schema()

@@ -66,11 +66,20 @@ class ContextJobs:
         return await self._client.jobs.get(job_id)
 
     async def update(
-        self, job_id: str, instructions: str, *, delivery: Delivery = "interrupt"
+        self,
+        job_id: str,
+        instructions: str,
+        *,
+        delivery: Delivery = "interrupt",
+        cancel_with_run: bool = False,
     ) -> Job:
         """Gives a job new instructions; see `AsyncClient.jobs.update`. Repeated as `launch` is."""
         return await self._client.jobs.update(
-            job_id, instructions, delivery=delivery, request_id=self._request_id("update")
+            job_id,
+            instructions,
+            delivery=delivery,
+            cancel_with_run=cancel_with_run,
+            request_id=self._request_id("update"),
         )
 
     async def cancel(self, job_id: str, *, cascade: bool = False) -> Job:

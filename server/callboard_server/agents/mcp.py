@@ -47,7 +47,7 @@ from callboard_server.agents.mcp_connection import (
     over_http,
     over_pipes,
 )
-from callboard_server.agents.tools import TOOL_NAME, Tool
+from callboard_server.agents.tools import TOOL_NAME, Tool, cut
 from callboard_server.config import ConfigError, McpSettings
 from callboard_server.validation import suggest
 
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from callboard_server.agents.context import Context
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-
-_LONGEST_RESULT = 200_000
 
 
 class McpServer:
@@ -236,7 +234,7 @@ class McpServer:
                 )
             case code if code == INVALID_PARAMS:
                 # The server's own words about the call, which the model can mend.
-                return f"The MCP server {self.name} refused the call: {_cut(error.message)}"
+                return f"The MCP server {self.name} refused the call: {cut(error.message)}"
             case code:
                 return f"The MCP server {self.name} refused the call with error {code}."
 
@@ -350,7 +348,7 @@ def show_result(result: CallToolResult) -> str:
     text = "\n".join(_show(block) for block in result.content)
     if not result.content and result.structured_content is not None:
         text = to_json(result.structured_content).decode()
-    return _cut(text) or "ok"
+    return cut(text) or "ok"
 
 
 def _show(block: ContentBlock) -> str:
@@ -375,8 +373,3 @@ def _show_resource(resource: TextResourceContents | BlobResourceContents) -> str
 def _show_bytes(kind: str, data: str) -> str:
     size = len(data.rstrip("=")) * 3 // 4
     return f"[{kind}, {size:,} bytes, which cannot be shown]"
-
-
-def _cut(text: str) -> str:
-    rest = len(text) - _LONGEST_RESULT
-    return text if rest <= 0 else f"{text[:_LONGEST_RESULT]}\n[{rest:,} more characters left out]"

@@ -17,12 +17,12 @@ from callboard_server.agents.chat_config import Unfit
 from callboard_server.agents.context import Context
 from callboard_server.agents.entrypoints import load_object
 from callboard_server.agents.function import adapt, config_schema, to_message
-from callboard_server.agents.kit import job_tools
 from callboard_server.agents.sources import ToolSource
 from callboard_server.agents.tools import Tool, client_tool, tool
 from callboard_server.agents.workspace import workspace_tools
 from callboard_server.config import (
     AgentSettings,
+    CallableAssistant,
     ConfigError,
     McpSettings,
     ServerConfig,
@@ -50,6 +50,8 @@ class AgentSpec:
     """JSON Schema of the configuration that its assistants take."""
     check: Callable[[Mapping[str, object]], None] | None = None
     """Raises Unfit for a configuration that fits the schema and cannot be had all the same."""
+    callables: Callable[[Mapping[str, object]], Sequence[CallableAssistant]] | None = None
+    """Returns whom a configuration that fits lets it call; None where none does."""
     model: str = ""
     tools: tuple[str, ...] = ()
     """The names of its own tools."""
@@ -199,8 +201,6 @@ def _make_chat_agent(
     name: str, settings: AgentSettings, base: Path, servers: Mapping[str, McpServer]
 ) -> ChatAgent:
     tools = [_load_tool(f"[agents.{name}] tools", written, base) for written in settings.tools]
-    if settings.callable_agents:
-        tools += job_tools(settings.callable_agents)
     if settings.workspace is not None:
         tools += _make_workspace_tools(f"[agents.{name}.workspace]", settings.workspace)
     try:
@@ -213,6 +213,7 @@ def _make_chat_agent(
             settings.max_turns,
             base,
             _pick_sources(f"[agents.{name}] mcp", settings.mcp, servers),
+            callable_assistants=settings.callable_assistants,
             others=settings.others,
             tool_policy=settings.tool_policy,
             output_schema=settings.output_schema,
@@ -296,6 +297,7 @@ def _make_spec(name: str, agent: object, models: Models) -> AgentSpec:
             run=partial(_run_chat, agent),
             config_schema=agent.config_schema,
             check=partial(agent.check, models=models),
+            callables=agent.callables,
             model=agent.model,
             tools=agent.tools,
             sources=agent.sources,

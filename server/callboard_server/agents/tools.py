@@ -49,6 +49,7 @@ _SECTION = re.compile(r"^(Args|Attributes|Example|Examples|Note|Raises|Returns|Y
 _ARGUMENT = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.+)", re.S)
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What all providers take as the name of a tool."""
+_LONGEST_RESULT = 200_000
 
 _STRICTNESS: tuple[Policy, ...] = ("allow", "ask", "deny")
 
@@ -71,7 +72,7 @@ class Tool:
     """Whether it runs at once, only with a permission from outside, or never."""
     on_client: bool = False
     """Whether a client runs it: its calls are actions, and their answers the results."""
-    check: Callable[[str], None] | None = None
+    check: Callable[[str], object] | None = None
     """Raises ToolError where arguments do not fit: nobody is asked about such a call."""
 
 
@@ -271,6 +272,12 @@ def _report(name: str, error: BaseException) -> str:
         error_id=failure.error_id,
     )
     return f"{name} failed: {failure}."
+
+
+def cut(text: str) -> str:
+    """Returns as much of a text as a model is given of one result."""
+    rest = len(text) - _LONGEST_RESULT
+    return text if rest <= 0 else f"{text[:_LONGEST_RESULT]}\n[{rest:,} more characters left out]"
 
 
 def _to_text(result: object) -> str:

@@ -10,14 +10,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Assistant
+from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.run_pb2 import Run
 from callboard_server import errors
 from callboard_server.agents.registry import AgentSpec, Registry
-from callboard_server.errors import Violation
+from callboard_server.errors import ServiceError, Violation
 from callboard_server.schemas import Path, written
 from callboard_server.store.base import AssistantRow, Page, Reader, Transaction
 
 _NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+_VERSION_NOT_FOUND = ErrorReason.ERROR_REASON_ASSISTANT_VERSION_NOT_FOUND
 _VERSIONED = ("name", "description", "config", "metadata")
 
 
@@ -125,7 +127,7 @@ class Assistants:
         Raises:
             ServiceError: Its id is, or was, another's, or its configuration does not fit.
         """
-        self.check_config(assistant.agent, assistant.config, "config")
+        self.check_config(tx, tenant, assistant.agent, assistant.config, "config")
         used = tx.is_assistant_id_used(tenant, assistant.assistant_id)
         if used or assistant.assistant_id in self._defaults:
             raise errors.assistant_id_used(assistant.assistant_id)
@@ -152,7 +154,9 @@ class Assistants:
             raise errors.etag_mismatch("assistant")
         return row
 
-    def add_version(self, tx: Transaction, row: AssistantRow, changed: Assistant) -> Assistant:
+    def add_version(
+        self, tx: Transaction, tenant: str, row: AssistantRow, changed: Assistant
+    ) -> Assistant:
         """Makes what an assistant was changed to a version, if anything was changed.
 
         Raises:
@@ -161,7 +165,7 @@ class Assistants:
         if all(getattr(changed, name) == getattr(row.data, name) for name in _VERSIONED):
             return row.data
         if changed.config != row.data.config:
-            self.check_config(changed.agent, changed.config, "assistant.config")
+            self.check_config(tx, tenant, changed.agent, changed.config, "assistant.config")
         _number(changed, row.latest + 1, tx.now)
         tx.add_version(row, changed)
         return changed
@@ -182,10 +186,14 @@ class Assistants:
 
     # Checking
 
-    def check_config(self, agent: str, config: Struct, field: str) -> None:
-        """Checks a configuration against what an agent takes.
+    def check_config(
+        self, reader: Reader, tenant: str, agent: str, config: Struct, field: str
+    ) -> None:
+        """Checks a configuration against what an agent takes, and whom it names.
 
         Args:
+            reader: Where assistants are.
+            tenant: Whose they are.
             agent: The agent's name.
             config: The configuration.
             field: The field of the request that it comes from.
@@ -193,12 +201,18 @@ class Assistants:
         Raises:
             ServiceError: It does not fit, or there is no such agent.
         """
-        _refuse(field, self._agent(agent).problems(to_dict(config)))
+        spec, given = self._agent(agent), to_dict(config)
+        problems = spec.problems(given)
+        _refuse(field, problems or self._strangers(reader, tenant, spec, given))
 
-    def check_run(self, assistant: Assistant, config: Struct, field: str) -> None:
+    def check_run(
+        self, reader: Reader, tenant: str, assistant: Assistant, config: Struct, field: str
+    ) -> None:
         """Checks the configuration that a run would have.
 
         Args:
+            reader: Where assistants are.
+            tenant: Whose they are.
             assistant: The run's assistant.
             config: What the request lays over the assistant's configuration.
             field: The field of the request that it comes from.
@@ -214,7 +228,20 @@ class Assistants:
         for path in problems:
             if path and path[0] in assistant.config.fields and path[0] not in config.fields:
                 problems[path] += f" (in version {assistant.version} of the assistant)"
-        _refuse(field, problems)
+        _refuse(field, problems or self._strangers(reader, tenant, agent, to_dict(config)))
+
+    def _strangers(
+        self, reader: Reader, tenant: str, agent: AgentSpec, config: Mapping[str, object]
+    ) -> dict[Path, str]:
+        """Returns what is wrong with whom a configuration lets an agent call: who is not there."""
+        problems: dict[Path, str] = {}
+        for place, called in enumerate(agent.callables(config) if agent.callables else ()):
+            try:
+                self.resolve(reader, tenant, called.id, called.version)
+            except ServiceError as error:
+                key = "version" if error.reason == _VERSION_NOT_FOUND else "id"
+                problems["callable_assistants", place, key] = error.message
+        return problems
 
     def model_of(self, assistant: Assistant, config: Struct) -> str:
         """Returns the model that a run of an assistant would call; empty where it has none."""

@@ -129,7 +129,7 @@ class AssistantServicer:
             check = Check()
             _check_fields(check, "assistant.", changed)
             check.done()
-            return assistants.add_version(tx, row, changed)
+            return assistants.add_version(tx, tenant, row, changed)
 
         return await self._engine.store.write(once(key, pb.Assistant, operation))
 

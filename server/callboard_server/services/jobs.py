@@ -58,7 +58,9 @@ class JobServicer:
             request.assistant_id,
             request.assistant_version or None,
         )
-        self._engine.assistants.check_run(assistant, request.config, "config")
+        self._engine.assistants.check_run(
+            reader, call.caller.tenant, assistant, request.config, "config"
+        )
         timeout = request.timeout if request.HasField("timeout") else None
         supervisor = self._supervisor(reader, request, call)
         return NewJob(

@@ -54,7 +54,9 @@ class RunServicer:
         def operation(tx: Transaction) -> Admitted[pb.Run]:
             thread = self._existing_thread(tx, request, call)
             assistant = self._assistant(tx, thread, request, call)
-            self._engine.assistants.check_run(assistant, request.config, f"{prefix}config")
+            self._engine.assistants.check_run(
+                tx, caller.tenant, assistant, request.config, f"{prefix}config"
+            )
             if thread is None:
                 thread = self._new_thread(tx, assistant, request, call)
             run = admission.admit(tx, thread, _new_run(request, assistant), caller.actor)

@@ -1,0 +1,111 @@
+"""Whom a chat agent may call: the assistants behind the entries of its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from callboard.errors import NotFound
+from callboard.v1.assistant_pb2 import Assistant
+from callboard_server.config import CallableAssistant, is_uuid
+
+if TYPE_CHECKING:
+    from callboard import AsyncClient
+
+_TOOL_PREFIX = "ask_"
+_TOOL_NAME = 60
+"""How much of a name goes into that of a tool, which may be numbered behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """Somebody whom a chat agent may call."""
+
+    entry: CallableAssistant
+    """What the configuration says."""
+    assistant: Assistant | None = None
+    """What was found behind that; None where it is gone, or was not looked up."""
+    number: int = 1
+    """Which one it is of those of its name, in the same mode."""
+
+    @property
+    def name(self) -> str:
+        """What the model calls it, where it works in the background."""
+        name = self._plain_name
+        return name if self.number == 1 else f"{name} {self.number}"
+
+    @property
+    def tool_name(self) -> str:
+        """The tool that calls it, where it is waited for."""
+        plain = re.sub(r"[^A-Za-z0-9-]+", "_", self._plain_name).strip("_") or "assistant"
+        name = f"{_TOOL_PREFIX}{plain}"[:_TOOL_NAME]
+        return name if self.number == 1 else f"{name}_{self.number}"
+
+    @property
+    def _plain_name(self) -> str:
+        return self.assistant.name if self.assistant else self.entry.id
+
+    @property
+    def description(self) -> str:
+        """What it does, and what it knows."""
+        own = self.assistant.description if self.assistant else ""
+        knows = "It knows this conversation." if self.entry.context == "fork" else ""
+        return " ".join(part for part in (self.entry.description or own, knows) if part)
+
+    @property
+    def is_name_known(self) -> bool:
+        """Whether its name is: an assistant's stands in the database, an agent's in its entry."""
+        return self.assistant is not None or not is_uuid(self.entry.id)
+
+
+def unseen(entries: Iterable[CallableAssistant]) -> list[Callee]:
+    """Returns whom entries name, as far as that is known without a look into the database."""
+    return _numbered([Callee(entry) for entry in entries])
+
+
+async def look_up(client: AsyncClient, entries: Iterable[CallableAssistant]) -> list[Callee]:
+    """Returns whom entries name, also those who are gone: the model is told so when it calls."""
+    return _numbered(await asyncio.gather(*(_find(client, entry) for entry in entries)))
+
+
+async def _find(client: AsyncClient, entry: CallableAssistant) -> Callee:
+    try:
+        return Callee(entry, await client.assistants.get(entry.id, version=entry.version))
+    except NotFound:
+        return Callee(entry)
+
+
+def _numbered(callees: Sequence[Callee]) -> list[Callee]:
+    """Tells those apart whose names are the same."""
+    numbered: list[Callee] = []
+    for callee in callees:
+        while any(_is_alike(callee, other) for other in numbered):
+            callee = replace(callee, number=callee.number + 1)
+        numbered.append(callee)
+    return numbered
+
+
+def _is_alike(one: Callee, other: Callee) -> bool:
+    if one.entry.mode != other.entry.mode:
+        return False
+    if one.entry.mode == "sync":
+        return one.tool_name == other.tool_name
+    return one.name == other.name
+
+
+async def who_is_left(client: AsyncClient, callees: Iterable[Callee]) -> list[Callee]:
+    """Returns those who can be called now."""
+    callees = list(callees)
+    left = await asyncio.gather(*(_is_there(client, callee.entry) for callee in callees))
+    return [callee for callee, is_there in zip(callees, left, strict=True) if is_there]
+
+
+async def _is_there(client: AsyncClient, entry: CallableAssistant) -> bool:
+    assistant = (await _find(client, entry)).assistant
+    try:
+        return assistant is not None and bool(await client.assistants.get_agent(assistant.agent))
+    except NotFound:
+        return False
