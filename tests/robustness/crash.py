@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from tests.robustness.checks import Verdict
-from tests.robustness.killing import forked_servers, survive
+from tests.robustness.killing import survive
 
 
 async def crash(kills: int, per_file: int, seed: int, folder: Path) -> Verdict:
@@ -30,17 +30,16 @@ async def crash(kills: int, per_file: int, seed: int, folder: Path) -> Verdict:
         folder: Where the databases are.
     """
     total, chance = Verdict(), random.Random(seed)
-    async with forked_servers(folder) as servers:
-        while total.kills < kills:
-            one, began = chance.getrandbits(32), time.monotonic()
-            db = folder / f"{one}.db"
-            verdict = await survive(servers, db, per_file, one)
-            total.add(verdict)
-            _tell(f"{db.name}: {verdict} in {time.monotonic() - began:.1f} s")
-            for problem in verdict.problems:
-                _tell(f"  {problem}")
-            if not verdict.problems:
-                _remove(db)
+    while total.kills < kills:
+        one, began = chance.getrandbits(32), time.monotonic()
+        db = folder / f"{one}.db"
+        verdict = await survive(db, per_file, one)
+        total.add(verdict)
+        _tell(f"{db.name}: {verdict} in {time.monotonic() - began:.1f} s")
+        for problem in verdict.problems:
+            _tell(f"  {problem}")
+        if not verdict.problems:
+            _remove(db)
     return total
 
 

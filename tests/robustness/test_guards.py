@@ -7,7 +7,6 @@ validator names the fault. So neither the guard nor its validator is there for n
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, closing, suppress
@@ -35,7 +34,7 @@ from callboard_server.services import streams
 from callboard_server.store.sqlite import admin, ownership
 from callboard_server.store.sqlite.transaction import SqliteTransaction
 from tests.robustness import killing, validators
-from tests.robustness.killing import CONFIG, forked_servers, survive
+from tests.robustness.killing import sabotaged, survive
 from tests.robustness.validators import Effect, Input
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import local, log_of, served
@@ -403,9 +402,6 @@ async def test_a_piece_of_a_message_is_sent_once(guard: Guard, tmp_path: Path) -
 # The driver
 
 
-SABOTAGES = Path(__file__).with_name("sabotage")
-
-
 @pytest.mark.parametrize(("sabotage", "fault"), [("commits", "lost"), ("steps", "doubled")])
 @pytest.mark.timeout(120)
 async def test_the_driver_tells_of_a_server_that_forgets(
@@ -413,17 +409,5 @@ async def test_the_driver_tells_of_a_server_that_forgets(
 ) -> None:
     monkeypatch.setattr(killing, "ENDING", 2.0)
     config = sabotaged(tmp_path, sabotage)
-    async with forked_servers(tmp_path, config) as servers:
-        verdict = await survive(servers, tmp_path / "jobs.db", 4, seed=1)
+    verdict = await survive(tmp_path / "jobs.db", 4, 1, config)
     assert getattr(verdict, fault), verdict.problems
-
-
-def sabotaged(folder: Path, sabotage: str) -> Path:
-    """The configuration of the killed servers, with an agent whose file breaks them."""
-    for file in ("crew.py", "rules.toml"):
-        shutil.copy(CONFIG.with_name(file), folder)
-    shutil.copy(SABOTAGES / f"{sabotage}.py", folder)
-    config = folder / CONFIG.name
-    added = f'\n[agents.saboteur]\nentrypoint = "{sabotage}.py:saboteur"\n'
-    config.write_text(CONFIG.read_text("utf-8") + added)
-    return config

@@ -19,20 +19,19 @@ from callboard_server.store.sqlite import admin
 from tests.robustness import validators
 from tests.robustness.checks import traces
 from tests.robustness.history import History
+from tests.robustness.killing import sabotaged
 from tests.robustness.scenes import Client, connected, reached
 from tests.robustness.validators import Effect
 from tests.support.process import ServerProcess
 from tests.support.serving import log_of
 
-CONFIG = Path(__file__).with_name("callboard.toml")
-LEASE = 1.2
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @asynccontextmanager
 async def server_on(db: Path, name: str) -> AsyncIterator[ServerProcess]:
     """A server with a short lease; it is not started."""
-    process = ServerProcess(CONFIG, db, {"CALLBOARD_LEASE": str(LEASE)}, name=name)
+    process = ServerProcess(sabotaged(db.parent, "lease"), db, name=name)
     try:
         yield process
     finally:
@@ -42,14 +41,14 @@ async def server_on(db: Path, name: str) -> AsyncIterator[ServerProcess]:
 async def pause_and_replace(first: ServerProcess, second: ServerProcess) -> None:
     """Pauses one server, and starts another when the lease is over."""
     while True:
-        first.process.send_signal(signal.SIGSTOP)
+        first.program.send_signal(signal.SIGSTOP)
         try:
             await second.start()
             return
-        except AssertionError:
-            # It was paused in the middle of a commit, and holds SQLite's lock.
+        except RuntimeError:
+            # The first was paused in the middle of a commit, and holds SQLite's lock.
             assert "locked" in second.errors, second.errors
-            first.process.send_signal(signal.SIGCONT)
+            first.program.send_signal(signal.SIGCONT)
 
 
 async def until_unwell(address: str) -> None:
@@ -77,7 +76,7 @@ async def test_a_server_that_was_paused_past_its_lease_writes_nothing_more(tmp_p
         b = await stack.enter_async_context(connected(second.address, "b", History(), 2))
         job_ids = [job.job_id for job in jobs]
         taken_over = {job_id: await rescue_in(b, job_id) for job_id in job_ids}
-        first.process.send_signal(signal.SIGCONT)
+        first.program.send_signal(signal.SIGCONT)
         await until_unwell(first.address)
         with pytest.raises((callboard.Unavailable, callboard.DeadlineExceeded)):
             await a.sdk.with_timeout(0.5).jobs.launch("plain", "too late")

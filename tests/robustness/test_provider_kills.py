@@ -27,11 +27,11 @@ from standins.http import Exchange, HttpServer, serving
 from standins.openai import broken_seals
 from standins.replies import Call, Reply
 from tests.robustness.history import History
-from tests.robustness.killing import forked_servers
+from tests.robustness.killing import mortal
 from tests.robustness.scenes import connected
 from tests.support.chatting import KINDS, RULES, Kind, answering
 from tests.support.gates import PATIENCE
-from tests.support.process import ForkedServers
+from tests.support.process import ServerProcess
 from tests.support.serving import sound_log
 
 CALLS = (Call("note", '{"text": "milk"}', "call_note"), Call("look", "{}", "call_look"))
@@ -39,8 +39,6 @@ REPLIES = (
     Reply("I do so.", CALLS, thinking="Shall I?", input_tokens=100),
     Reply("It is done.", thinking="Is it?", input_tokens=200),
 )
-SDKS = ("anthropic", "openai_responses", "openai_chat")
-MODULES = [f"callboard_server.models.{sdk}" for sdk in SDKS]
 
 TOOLS = '''\
 import asyncio
@@ -217,9 +215,7 @@ class Witness:
 class Theatre:
     """A server that is killed, its provider, and whoever looks on."""
 
-    servers: ForkedServers
-    db: Path
-    port: int
+    server: ServerProcess
     provider: Provider
     witness: Witness = field(default_factory=Witness)
     kills: Counter[int] = field(default_factory=Counter)
@@ -228,9 +224,8 @@ class Theatre:
     """The types of events behind which it was killed."""
 
     async def start_again(self) -> None:
-        await self.servers.kill()
-        await self.servers.start(self.db, self.port)
-        await self.servers.ready()
+        await self.server.kill()
+        await self.server.start()
 
     async def kill_between_events(self, number: int) -> None:
         """Kills the server at every place of an answer, and in the commit of it."""
@@ -241,12 +236,12 @@ class Theatre:
             await self.start_again()
             stop = await self.provider.stopped()
             self.kills[number] += 1
-        with locked(self.db):
+        with locked(self.server.db):
             stop.go_on.set()
             async with asyncio.timeout(PATIENCE):
                 # It has the whole answer, and cannot commit it.
                 await stop.exchange.left.wait()
-            await self.servers.kill()
+            await self.server.kill()
         self.provider.places[number] = None
         self.kills[number] += 1
         await self.start_again()
@@ -286,16 +281,15 @@ async def theatre(folder: Path, kind: Kind) -> AsyncIterator[tuple[Theatre, Http
     async with serving(provider.handle) as http:
         config, db = folder / "callboard.toml", folder / "jobs.db"
         config.write_text(CONFIG.format(kind=kind, url=f"{http.url}/v1"))
-        async with forked_servers(folder, config, MODULES) as servers:
-            await servers.start(db)
-            yield Theatre(servers, db, await servers.ready(), provider), http
+        async with mortal(db, config) as server:
+            yield Theatre(server, provider), http
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_answer_is_paid_for_twice(kind: Kind, tmp_path: Path) -> None:
     async with theatre(tmp_path, kind) as (stage, http):
-        address, witness = f"127.0.0.1:{stage.port}", stage.witness
+        address, witness = stage.server.address, stage.witness
         async with connected(address, "client", History(), 1) as client:
             run = await client.sdk.runs.create("scribe", "Note milk.")
             stream = client.sdk.threads.stream(run.thread_id, until="never", deltas=True)

@@ -85,7 +85,7 @@ async def work(client: Client, thread_id: str, agent: str, text: str) -> None:
 
 
 def peak_of(process: ServerProcess) -> int:
-    return peak_bytes(process.process.pid)
+    return peak_bytes(process.program.pid)
 
 
 async def test_a_reader_whose_connection_takes_nothing_costs_little_and_loses_nothing(
