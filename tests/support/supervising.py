@@ -65,13 +65,17 @@ class Program:
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
     def begin(self, name: str, call_id: str | None = None, **arguments: Any) -> None:
-        """Has a tool called, whose answer it says."""
+        """Has a tool called, whose answer is there later."""
         self.tell({"name": name, "arguments": arguments, "call_id": call_id})
+
+    async def answer(self) -> Any:
+        """What the call that was begun comes to."""
+        return json.loads(await self.says())
 
     async def call(self, name: str, call_id: str | None = None, **arguments: Any) -> Any:
         """What a call of a tool comes to."""
         self.begin(name, call_id, **arguments)
-        return json.loads(await self.says())
+        return await self.answer()
 
     async def listen(self) -> Any:
         """The first notice that it is given: agent, task and result."""
