@@ -32,9 +32,9 @@ async def process(tmp_path: Path) -> AsyncIterator[ServerProcess]:
     process = ServerProcess(config, tmp_path / "jobs.db")
     try:
         await process.start()
-        before = peak_bytes(process.process.pid)
+        before = peak_bytes(process.program.pid)
         yield process
-        assert peak_bytes(process.process.pid) - before < MEMORY
+        assert peak_bytes(process.program.pid) - before < MEMORY
     finally:
         await process.clean_up()
 
