@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from callboard_server.config import load_config
 from callboard_server.models.rules import load_rules
 from tests.docs.markdown import ROOT, Block
 from tests.docs.transcript import INTERRUPT, Command, Ids, commands, matches
+from tests.support.programs import Program, run
 
 PORT = "50051"
 """The port that the documents name. Other tests run beside these, so the real one differs."""
@@ -30,6 +32,8 @@ _NOT_RUN = ("make ", "pip install ")
 """Setting up takes long and needs a network; `test_pages` checks these commands."""
 _ASSIGNMENT = re.compile(r"([A-Z]+)=")
 """What the shell is to keep: later commands have it in their environment."""
+
+_OF_SHELLS = re.compile(r"[$|&;<>*`\n]")
 
 
 class Reader:
@@ -85,17 +89,10 @@ class Reader:
         return text.replace(PORT, str(self._port))
 
     def _run_program(self, text: str, place: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-"],
-            input=text,
-            cwd=self._folder,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE,
+        code, printed = run(
+            "-", given=text, timeout=PATIENCE, cwd=self._folder, env=self._environment
         )
-        assert done.returncode == 0, f"{place}: the program failed:\n{done.stdout}"
+        assert code == 0, f"{place}: the program failed:\n{printed}"
 
     def _load(self, text: str, block: Block) -> None:
         path = self._folder / (block.file or "shown.toml")
@@ -126,6 +123,8 @@ class Reader:
 
     def _run(self, line: str) -> str:
         """Runs a command; returns what it prints."""
+        if words := _program(line):
+            return run(*words, timeout=PATIENCE, cwd=self._folder, env=self._environment)[1]
         done = subprocess.run(
             ["sh", "-c", line],
             cwd=self._folder,
@@ -154,26 +153,33 @@ class Reader:
             _compare(command, stopped, server.stop(), self._ids, place)
 
 
+def _program(line: str) -> list[str]:
+    """The words of a command that needs no shell to find Python's programs; none for any other."""
+    words = [] if _OF_SHELLS.search(line) else shlex.split(line)
+    match words:
+        case ["python", *words]:
+            return words
+        case ["callboard", *_]:
+            return words
+    return []
+
+
 class Server:
     """A server in the background."""
 
     def __init__(self, line: str, folder: Path, environment: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            ["sh", "-c", f"exec {line}"],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        read, write = os.pipe()
+        self._printed = os.fdopen(read, encoding="utf-8")
+        with os.fdopen(write, "wb") as stdout:
+            self._program = Program(
+                *_program(line), cwd=folder, env=environment, stdout=stdout, stderr=stdout
+            )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
 
     def _collect(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._printed:
             self._lines.put(line)
         self._lines.put("")
 
@@ -192,15 +198,11 @@ class Server:
 
     def stop(self) -> str:
         """Interrupts it; returns what it prints from there on."""
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise
+        with self._program:
+            self._program.send_signal(signal.SIGINT)
+            self._program.wait(PATIENCE)
         self._thread.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._printed.close()
         return self.read_until(lambda _: False)
 
 

@@ -145,12 +145,8 @@ def _parent() -> str:
     process = subprocess.Popen(
         [sys.executable, PARENT, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-
-    def close() -> None:
-        process.stdin.close()
-        process.wait()
-
-    atexit.register(close)
+    # It ends when it has read all of its standard input.
+    atexit.register(process.communicate)
     return address

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
 from pathlib import Path
 from runpy import run_module
 from types import ModuleType
@@ -119,8 +118,10 @@ def become(order: dict[str, Any], files: Sequence[int]) -> None:
     random.seed()
     faults = import_module("callboard_server.faults")
     faults.arm(os.environ.get(faults.VARIABLE, ""))
-    assert isinstance(sys.stdout, TextIOWrapper)
-    sys.stdout.reconfigure(line_buffering=True)
+    # Those that are there know what kind of files they had.
+    sys.stdin = os.fdopen(0, encoding="utf-8")
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     global exit_code
     exit_code = 1
     try:
