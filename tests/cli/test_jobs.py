@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 
 import pytest
@@ -57,6 +58,19 @@ def test_get_shows_everything(cli: Run, label: str) -> None:
     [job] = cli("jobs", "get", job_id, "--json").objects
     assert job["job_id"] == job_id
     assert job["state"] == "RUN_STATE_SUCCEEDED"
+
+
+def test_a_fork_begins_with_the_conversation_of_its_parent(cli: Run) -> None:
+    parent = launch(cli, "count_words", "to be", "--wait", "--json")
+    parent = json.loads(parent)["job_id"]
+    fork = launch(cli, "count_words", "a b c", "--parent", parent, "--fork")
+    cli("jobs", "wait", fork)
+    assert "a fork of the parent's" in cli("jobs", "get", fork).out
+    shown = cli("threads", "messages", fork).out
+    assert shown.index("to be") < shown.index("a b c")
+    result = cli("jobs", "launch", "count_words", "a", "--fork")
+    assert (result.code, result.out) == (2, "")
+    assert "--parent" in result.err
 
 
 def test_get_shows_why_a_job_failed(cli: Run) -> None:

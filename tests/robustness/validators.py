@@ -100,11 +100,14 @@ def durable(log: Sequence[Event], seen: Iterable[Event]) -> Iterator[str]:
 
 def atomic(log: Sequence[Event]) -> Iterator[str]:
     """What was written together is there together."""
-    for position, event in enumerate(log):
+    together: defaultdict[tuple[str, int], set[str | None]] = defaultdict(set)
+    for event in log:
+        written = event.thread_id, event.time.ToNanoseconds()
+        together[written].add(event.WhichOneof("payload"))
+    for event in log:
         if event.HasField("job_launched"):
-            near = log[max(0, position - 1) : position + 3]
-            together = {e.WhichOneof("payload") for e in near if e.time == event.time}
-            if not together >= {"thread_created", "run_created"}:
+            written = event.thread_id, event.time.ToNanoseconds()
+            if not together[written] >= {"thread_created", "run_created"}:
                 yield f"the launch at {event.sequence} is not whole"
 
 
@@ -296,10 +299,11 @@ def _started(log: Iterable[Event]) -> dict[tuple[str, str], int]:
 def started_once(log: Sequence[Event]) -> Iterator[str]:
     """A tool that may not be repeated is started once, and every call has one result at the most.
 
-    A model is not called again while the calls of its last answer are open.
+    A fork has the calls and results of its parent on a thread of its own. A model is not called
+    again while the calls of its last answer are open.
     """
     started: Counter[str] = Counter()
-    results: Counter[str] = Counter()
+    results: Counter[tuple[str, str]] = Counter()
     open_calls: dict[str, set[str]] = defaultdict(set)
     for event in log:
         if event.HasField("tool_started") and not event.tool_started.idempotent:
@@ -312,8 +316,9 @@ def started_once(log: Sequence[Event]) -> Iterator[str]:
                 calls.add(block.tool_call.tool_call_id)
             elif block.HasField("tool_result"):
                 calls.discard(block.tool_result.tool_call_id)
-                results[block.tool_result.tool_call_id] += 1
-    for call, count in [*started.items(), *results.items()]:
+                results[event.thread_id, block.tool_result.tool_call_id] += 1
+    answered = [(call, count) for (_, call), count in results.items()]
+    for call, count in [*started.items(), *answered]:
         if count > 1:
             yield f"tool call {call} was started, or has a result, {count} times"
 

@@ -301,6 +301,7 @@ WRONG_FIELDS: list[tuple[Proto, list[str]]] = [
     (job(task=" \n"), ["task"]),
     (job(assistant_id=""), ["assistant_id"]),
     (job(context=9), ["context"]),
+    (job(context=2), ["context"]),
     (job(notify=9), ["notify"]),
     (job(ttl=Duration(seconds=-1)), ["ttl"]),
     (job(timeout=Duration()), ["timeout"]),
@@ -713,7 +714,6 @@ async def test_a_repeated_stream_of_a_run_joins_it(server: Served, gates: Gates)
 
 
 NOT_YET: list[tuple[str, Proto]] = [
-    ("JOB_CONTEXT_FORK", job(context=2)),
     (
         "StreamRun.cancel_after_detach",
         StreamRunRequest(run=run(), cancel_after_detach=Duration(seconds=1)),

@@ -82,7 +82,7 @@ class AsyncJobs:
             task_data: What to do, as data; becomes the new thread's values.
             parent_thread_id: The thread that launches it; a session of its own when left out.
             context: What it starts from: "isolated" (the default: the task alone) or "fork" (the
-                parent's conversation, then the task).
+                parent's conversation as it stands, from its last summary on, then the task).
             pass_values: The names of the parent's values to copy.
             notify: What the parent thread is told: "none", "outcome" or "outcome_and_actions"
                 (the default where there is a parent).
@@ -104,7 +104,8 @@ class AsyncJobs:
         Raises:
             NotFound: ASSISTANT_NOT_FOUND or AGENT_NOT_FOUND (`metadata["agents"]` lists those that
                 exist), ASSISTANT_VERSION_NOT_FOUND, or THREAD_NOT_FOUND for the parent.
-            InvalidArgument: FIELD_INVALID, also where the configuration does not fit the agent.
+            InvalidArgument: FIELD_INVALID, also where the configuration does not fit the agent, or
+                a fork would begin with too much.
             FailedPrecondition: DELEGATION_LIMIT.
             AlreadyExists: REQUEST_ID_REUSED.
         """

@@ -15,6 +15,7 @@ from callboard.cli.output import local_time, one_line, printable
 from callboard.cli.states import state_text, state_word
 from callboard.cli.tables import Rows, cell, field_table
 from callboard.cli.waits import Asked, waiting_words
+from callboard.v1.event_pb2 import JobContext
 
 _BAR_WIDTH = 16
 _REASON_WIDTH = 80
@@ -44,6 +45,7 @@ def job_details(job: Job, asked: Asked) -> RenderableType:
             ("progress", None if job.state in TERMINAL_STATES else progress_gist(job.progress)),
             ("labels", ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))),
             ("parent", job.parent_thread_id),
+            ("context", _context_words(job)),
             ("runs", str(job.run_count) if job.run_count > 1 else None),
             ("attempt", str(job.attempt) if job.attempt > 1 else None),
             ("launched", local_time(job.create_time)),
@@ -123,6 +125,10 @@ def _gist(job: Job) -> str:
 def _bar(progress: Progress) -> Text:
     done = min(_BAR_WIDTH, _BAR_WIDTH * progress.current // progress.total)
     return Text.assemble(("━" * done, "cyan"), ("─" * (_BAR_WIDTH - done), "dim"))
+
+
+def _context_words(job: Job) -> str:
+    return "a fork of the parent's" if job.context == JobContext.JOB_CONTEXT_FORK else ""
 
 
 def _timeout_words(job: Job) -> str:

@@ -36,6 +36,9 @@ def launch(
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="Who does the work.")],
     task: Annotated[list[str], typer.Argument(metavar="TASK", help="What to do.")],
     parent: ParentOption = None,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="Begin with the conversation of --parent.")
+    ] = False,
     label: LabelOption = None,
     timeout: Annotated[
         float | None,
@@ -53,10 +56,17 @@ def launch(
     ] = False,
 ) -> None:
     """Launch a job. It goes on by itself; --wait and --watch stay with it."""
+    if fork and parent is None:
+        raise CommandError(
+            "--fork takes the conversation of a thread: say which by --parent",
+            hint="callboard jobs launch --help",
+            exit_code=ExitCode.USAGE,
+        )
     job = cli.client.jobs.launch(
         agent,
         " ".join(task),
         parent_thread_id=parent,
+        context="fork" if fork else None,
         labels=_to_labels(label),
         timeout=timeout,
         webhook=webhook,

@@ -1,20 +1,30 @@
-"""Copies of threads: new sessions that start from where another thread is, or was."""
+"""Copies of conversations: threads that start from where another one is, or was.
+
+CopyThread makes a session of one, as it stands in the log; a fork takes a job's parent along, as an
+assistant of it sees it.
+"""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.event_pb2 import Actor, Event
 from callboard.v1.message_pb2 import Message
+from callboard_server import errors
 from callboard_server.engine.creation import NewThread, open_session
 from callboard_server.engine.history import ThreadAt
 from callboard_server.engine.lifecycle import touch
 from callboard_server.ids import new_id
+from callboard_server.log.conversation import CONVERSATION_KINDS, Conversation
 from callboard_server.log.exchanges import closed
-from callboard_server.store.base import Reader, ThreadRow, Transaction
+from callboard_server.log.view import Viewer, inheritance_of
+from callboard_server.store.base import EventFilter, Reader, ThreadRow, Transaction
+
+MOST_MESSAGES, MOST_BYTES = 10_000, 16 * 1024 * 1024
+"""How much a fork begins with at the most: it is written at once, and others want to write, too."""
 
 _NO_RESULT = "The conversation was copied before this call had its result."
 # What they say is of runs and notices that the copy does not have.
@@ -31,10 +41,12 @@ class Original:
 
     thread_id: str
     sequence: int
+    summary: Message | None
+    """What stands for all that was before the messages; None where they are everything."""
     messages: list[Event]
-    values: Struct
-    metadata: Struct | None
-    assistant_id: str
+    values: Struct = field(default_factory=Struct)
+    metadata: Struct | None = None
+    assistant_id: str = ""
 
 
 def original_of(reader: Reader, thread: ThreadRow, at: int | None, actor: Actor) -> Original:
@@ -55,6 +67,7 @@ def original_of(reader: Reader, thread: ThreadRow, at: int | None, actor: Actor)
     return Original(
         thread_id=thread.data.thread_id,
         sequence=found.sequence,
+        summary=found.beginning,
         messages=[_copied(message, actor) for message in messages],
         values=found.values,
         metadata=thread.data.metadata if thread.data.HasField("metadata") else None,
@@ -62,12 +75,56 @@ def original_of(reader: Reader, thread: ThreadRow, at: int | None, actor: Actor)
     )
 
 
+def fork_of(reader: Reader, thread: ThreadRow, viewer: Viewer, actor: Actor) -> Original:
+    """Returns what a fork of a thread is made from: its conversation as it is now, and no values.
+
+    Args:
+        reader: Where to read it.
+        thread: The thread.
+        viewer: Whose view of it the fork begins with, as `inheritance_of` says.
+        actor: Who forks.
+
+    Raises:
+        ServiceError: It is too much.
+    """
+    conversation = Conversation()
+    wanted = EventFilter(thread=thread.key, kinds=CONVERSATION_KINDS)
+    for record in reader.events(thread.session.key, wanted, through=thread.session.head):
+        conversation.apply(record.event)
+    summary, messages = inheritance_of(conversation, viewer)
+    size = sum(message.ByteSize() for message in messages)
+    if len(messages) > MOST_MESSAGES or size > MOST_BYTES:
+        wrong = (
+            f"there are {len(messages)} messages of {size} bytes to begin with; the limit is "
+            f"{MOST_MESSAGES} of {MOST_BYTES}: let CompactThread summarise the parent's"
+        )
+        raise errors.invalid(errors.Violation("context", wrong))
+    return Original(
+        thread_id=thread.data.thread_id,
+        sequence=thread.session.head,
+        summary=_anew(summary) if summary is not None else None,
+        messages=[_copied(_anew(message), actor) for message in messages],
+    )
+
+
+def _anew(message: Message) -> Message:
+    """Makes a copy another message than the one that the session has already."""
+    message.message_id = new_id()
+    # What it took to write it was used once.
+    message.ClearField("usage")
+    return message
+
+
 def _copied(message: Message, actor: Actor) -> Event:
+    event = Event(actor=actor)
+    event.message_added.message.CopyFrom(_bare(message))
+    return event
+
+
+def _bare(message: Message) -> Message:
     for name in _LEFT_OUT:
         message.ClearField(name)  # type: ignore[arg-type]
-    event = Event(actor=actor)
-    event.message_added.message.CopyFrom(message)
-    return event
+    return message
 
 
 def write_copy(
@@ -89,12 +146,7 @@ def write_copy(
         copied_from_sequence=original.sequence,
     )
     thread = open_session(tx, tenant, new, actor)
-    for event in original.messages:
-        if not event.message_added.message.HasField("create_time"):
-            event.message_added.message.create_time.FromNanoseconds(tx.now)
-        tx.append(thread, event)
-    if original.messages:
-        touch(tx, thread, original.messages[-1])
+    add_conversation(tx, thread, original, actor)
     if original.values.fields:
         merged = Event(actor=actor)
         merged.values_merged.patch.CopyFrom(original.values)
@@ -108,3 +160,18 @@ def write_copy(
         tx.append(thread, changed)
         tx.save_thread(thread)
     return thread
+
+
+def add_conversation(tx: Transaction, thread: ThreadRow, original: Original, actor: Actor) -> None:
+    """Lets a new thread begin with the conversation of another one."""
+    if original.summary is not None:
+        compacted = Event(actor=actor)
+        compacted.context_compacted.summary.CopyFrom(_bare(original.summary))
+        compacted.context_compacted.through_sequence = thread.session.head
+        tx.append(thread, compacted)
+    for event in original.messages:
+        if not event.message_added.message.HasField("create_time"):
+            event.message_added.message.create_time.FromNanoseconds(tx.now)
+        tx.append(thread, event)
+    if original.messages:
+        touch(tx, thread, original.messages[-1])

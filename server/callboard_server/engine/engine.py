@@ -74,6 +74,10 @@ class Once:
         method = request.DESCRIPTOR.full_name
         return cls(caller.tenant, method, request_id, hashlib.sha256(content).digest())
 
+    def was_answered(self, reader: Reader) -> bool:
+        """Whether there is a first answer."""
+        return reader.remembered(self.tenant, self.method, self.request_id) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted(Generic[R]):

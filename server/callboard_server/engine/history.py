@@ -9,6 +9,7 @@ from functools import cached_property
 from google.protobuf.struct_pb2 import Struct
 
 from callboard.v1.event_pb2 import Action, Event
+from callboard.v1.message_pb2 import Message
 from callboard_server import errors
 from callboard_server.log.events import kinds
 from callboard_server.log.fold import VALUE_KINDS, ThreadFold, Undone
@@ -75,6 +76,15 @@ class ThreadAt:
         for event in self._events(kinds("run_created")):
             return event.run_created.assistant_id
         return ""
+
+    @property
+    def beginning(self) -> Message | None:
+        """The summary with which it begins: of what was said on another thread."""
+        for event in self._events(kinds("context_compacted", "message_added")):
+            if event.HasField("context_compacted"):
+                return event.context_compacted.summary
+            break
+        return None
 
     def messages(
         self, limit: int, *, newest_first: bool, beyond: int | None = None

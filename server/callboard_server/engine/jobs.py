@@ -12,6 +12,7 @@ from callboard.v1.event_pb2 import Actor, Event, JobContext, JobDelivery, JobNot
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy
 from callboard_server import errors
 from callboard_server.engine.admission import admit
+from callboard_server.engine.copying import Original, add_conversation
 from callboard_server.engine.creation import (
     NewRun,
     NewThread,
@@ -40,6 +41,8 @@ class NewJob:
     labels: Mapping[str, str] = field(default_factory=dict)
     notify: JobNotify.ValueType = JobNotify.JOB_NOTIFY_OUTCOME_AND_ACTIONS
     context: JobContext.ValueType = JobContext.JOB_CONTEXT_ISOLATED
+    fork: Original | None = None
+    """What its thread begins with, where its context is a FORK."""
     pass_values: Iterable[str] = ()
     timeout: Duration | None = None
     notify_assistant_id: str = ""
@@ -75,6 +78,8 @@ def launch(
     else:
         _check_limits(tx, parent, limits)
         thread = open_thread(tx, parent.session, parent, new.thread, actor)
+    if new.fork is not None:
+        add_conversation(tx, thread, new.fork, actor)
     event = Event(actor=actor)
     _describe(event, new)
     tx.append(thread, event)

@@ -169,6 +169,7 @@ def launched_job(event: Event) -> Job:
         task=made.task,
         labels=made.labels,
         notify=made.notify,
+        context=made.context,
         notify_assistant_id=made.notify_assistant_id,
         notify_agent=made.notify_agent,
         webhook=made.webhook,

@@ -13,6 +13,7 @@ from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard.v1.run_pb2 import Run
 from callboard_server import errors
 from callboard_server.engine import jobs, notices
+from callboard_server.engine.copying import Original, fork_of
 from callboard_server.engine.creation import NewRun, NewThread
 from callboard_server.engine.engine import Admitted, Caller, Engine, Once, find_thread
 from callboard_server.engine.jobs import NewJob
@@ -20,6 +21,7 @@ from callboard_server.engine.lifecycle import RUNNING, TERMINAL
 from callboard_server.errors import ServiceError, Violation
 from callboard_server.ids import new_id
 from callboard_server.log.events import EVENT_BYTES
+from callboard_server.log.view import Viewer
 from callboard_server.rpc import Call
 from callboard_server.services import watch
 from callboard_server.services.paging import fitting, next_token, page_of, wider
@@ -42,16 +44,49 @@ class JobServicer:
     async def LaunchJob(self, request: pb.LaunchJobRequest, call: Call) -> pb.Job:
         _check_launch(request, self._engine.webhooks)
         caller = call.caller
+        key = Once.of(caller, request, request.request_id)
+        is_fork = request.context == JobContext.JOB_CONTEXT_FORK
+        fork = await self._fork(request, call, key) if is_fork else None
 
         def operation(tx: Transaction) -> Admitted[pb.Job]:
-            new = self._new_job(tx, request, call)
+            if is_fork and fork is None:
+                raise errors.thread_not_found(request.parent_thread_id)
+            new = self._new_job(tx, request, call, fork)
             job = jobs.launch(tx, caller.tenant, new, self._engine.limits, caller.actor)
             return Admitted(job.run, lambda: self._engine.show_job(tx, job))
 
-        key = Once.of(caller, request, request.request_id)
         return await self._engine.admit(key, pb.Job, operation)
 
-    def _new_job(self, reader: Reader, request: pb.LaunchJobRequest, call: Call) -> NewJob:
+    async def _fork(
+        self, request: pb.LaunchJobRequest, call: Call, key: Once | None
+    ) -> Original | None:
+        """Reads what a fork begins with: before anything is written, as that may take a while."""
+        tenant, actor = call.caller.tenant, call.caller.actor
+
+        def look(reader: Reader) -> Original | None:
+            if key and key.was_answered(reader):
+                # The first answer counts, whatever became of the parent.
+                return None
+            parent = find_thread(reader, tenant, request.parent_thread_id)
+            return fork_of(reader, parent, self._viewer(reader, request, call), actor)
+
+        return await self._engine.store.read(look)
+
+    def _viewer(self, reader: Reader, request: pb.LaunchJobRequest, call: Call) -> Viewer:
+        """Returns as whom the parent's conversation is seen; as nobody where nobody is woken."""
+        supervisor = self._supervisor(reader, request, call)
+        if isinstance(supervisor, Run):
+            tenant = call.caller.tenant
+            supervisor = self._engine.assistants.pinned(reader, tenant, supervisor)
+        return Viewer(
+            run_id="",
+            assistant_id=supervisor.assistant_id if supervisor else "",
+            name=supervisor.name if supervisor else "",
+        )
+
+    def _new_job(
+        self, reader: Reader, request: pb.LaunchJobRequest, call: Call, fork: Original | None
+    ) -> NewJob:
         assistant = self._engine.assistants.resolve(
             reader,
             call.caller.tenant,
@@ -70,6 +105,8 @@ class JobServicer:
                 agent=assistant.agent,
                 assistant_id=assistant.assistant_id,
                 model=self._engine.assistants.model_of(assistant, request.config),
+                copied_from_thread_id=fork.thread_id if fork else "",
+                copied_from_sequence=fork.sequence if fork else 0,
             ),
             run=NewRun(
                 run_id=new_id(),
@@ -88,6 +125,7 @@ class JobServicer:
             labels=request.labels,
             notify=request.notify or JobNotify.JOB_NOTIFY_OUTCOME_AND_ACTIONS,
             context=request.context or JobContext.JOB_CONTEXT_ISOLATED,
+            fork=fork,
             pass_values=request.pass_values,
             timeout=timeout,
             notify_assistant_id=supervisor.assistant_id if supervisor else "",
@@ -336,14 +374,14 @@ def _check_launch(request: pb.LaunchJobRequest, webhooks: Sequence[str]) -> None
             check.wrong("ttl", "goes without parent_thread_id: the session has its root's ttl")
     if request.pass_values and not request.parent_thread_id:
         check.wrong("pass_values", "needs parent_thread_id")
+    if request.context == JobContext.JOB_CONTEXT_FORK and not request.parent_thread_id:
+        check.wrong("context", "FORK needs parent_thread_id, whose conversation it takes")
     if request.webhook and request.webhook not in webhooks:
         hint = suggest(request.webhook, webhooks)
         check.wrong("webhook", f"there is no webhook {request.webhook!r}; {hint}")
     check.struct("config", request.config)
     check.request_id(request.request_id)
     check.done()
-    if request.context == JobContext.JOB_CONTEXT_FORK:
-        raise errors.not_implemented("JOB_CONTEXT_FORK")
 
 
 def _user_message(text: str) -> Message:

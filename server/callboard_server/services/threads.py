@@ -160,7 +160,7 @@ class ThreadServicer(StateRpcs):
         key = Once.of(call.caller, request, request.request_id)
 
         def look(reader: Reader) -> Original | None:
-            if key and reader.remembered(key.tenant, key.method, key.request_id):
+            if key and key.was_answered(reader):
                 # The first answer counts, whatever became of the thread.
                 return None
             thread = find_thread(reader, tenant, request.thread_id)
