@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -16,6 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.cli.conftest import COMMAND
+
+_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 PATIENCE = 30.0
 """How many seconds may pass until a text appears that must."""
@@ -51,6 +54,11 @@ class Terminal:
         self._process.kill()
         self._process.wait()
         os.close(self._master)
+
+    @property
+    def text(self) -> str:
+        """The output without the codes that colour it and move the cursor."""
+        return _CODES.sub("", self.output)
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from callboard import Client, Event
-from tests.cli.conftest import Result, Run, read_ready, running
+from tests.cli.conftest import COMMAND, Result, Run, environment, read_ready, running
+from tests.cli.terminal import Terminal
 from tests.cli.test_jobs import launch
 
 AGENTS = '''
@@ -24,6 +27,11 @@ async def painter(ctx: Context) -> str:
     answers.append(await ctx.ask("Its name?", schema={"type": "string"}, deadline=3600))
     answers.append(await ctx.ask("Anything else?"))
     return repr(answers)
+
+
+async def twice(ctx: Context) -> str:
+    answers = await ctx.gather(ctx.ask("First?"), ctx.ask("Second?"))
+    return " ".join(map(str, answers))
 
 
 async def holder(ctx: Context) -> None:
@@ -87,7 +95,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("waiting")
     plain = "".join(
         f'[agents.{name}]\nentrypoint = "agents.py:{name}"\n'
-        for name in ("painter", "holder", "sleeper", "boss")
+        for name in ("painter", "twice", "holder", "sleeper", "boss")
     )
     (folder / "callboard.toml").write_text(CONFIG + plain)
     (folder / "agents.py").write_text(AGENTS)
@@ -209,6 +217,100 @@ class TestAnswers:
         assert_not_found(cli("actions", "--thread", unknown), "callboard threads list")
         both = cli("actions", "--thread", unknown, "--session", unknown)
         assert (both.code, "give only one" in both.err) == (2, True)
+
+
+@pytest.mark.usefixtures("jobs")
+class TestJobsRespond:
+    """`callboard jobs respond`, which asks for the answers that no option gives."""
+
+    def test_options_answer_each_kind_of_action(self, cli: Run, client: Client) -> None:
+        job_id, _ = asked(client, cli, "painter", "Paint.")
+        wrong = cli("jobs", "respond", job_id, "--answer", "green")
+        assert (wrong.code, "'green' is not one of" in wrong.err) == (2, True)
+        answered = cli("jobs", "respond", job_id, "--answer", "red")
+        assert answered.lines[1].startswith(job_id)
+        for text in ("42", "no"):
+            asked_again(client, job_id)
+            [job] = cli("jobs", "respond", job_id, "--answer", text, "--json").objects
+            assert job["job_id"] == job_id
+        assert cli("jobs", "wait", job_id).out == "['red', '42', 'no']\n"
+
+        job_id, _ = asked(client, cli, "porter", "door 3")
+        refused = cli("jobs", "respond", job_id, "--answer", "yes")
+        assert (refused.code, "give --allow or --deny" in refused.err) == (2, True)
+        cli("jobs", "respond", job_id, "--allow")
+        assert cli("jobs", "wait", job_id).out == "Door 3 is open.\n"
+        job_id, _ = asked(client, cli, "porter", "look")
+        cli("jobs", "respond", job_id, "--result", "It rains.")
+        assert cli("jobs", "wait", job_id).out == "It rains.\n"
+
+    def test_without_options_lines_of_the_input_answer(
+        self, cli: Run, client: Client, address: str
+    ) -> None:
+        job_id, _ = asked(client, cli, "painter", "Paint.")
+        answered = typed(address, job_id, "green\nred\n")
+        assert answered.returncode == 0
+        assert "one of red, blue" in answered.stdout
+        assert "'green' is not one of ['red', 'blue']" in answered.stderr
+        asked_again(client, job_id)
+        unanswered = typed(address, job_id, "")
+        assert unanswered.returncode == 1
+        assert "left open: callboard respond " in unanswered.stdout
+        silent = typed(address, job_id, "Rose\n", "--json")
+        assert [json.loads(line)["job_id"] for line in silent.stdout.splitlines()] == [job_id]
+        asked_again(client, job_id)
+        assert typed(address, job_id, "no\n").returncode == 0
+        assert cli("jobs", "wait", job_id).out == "['red', 'Rose', 'no']\n"
+
+    def test_at_a_terminal(self, cli: Run, client: Client, address: str) -> None:
+        job_id, _ = asked(client, cli, "porter", "door 4")
+        command = ("jobs", "respond", job_id)
+        with Terminal(*command, env=environment(address), columns=120) as terminal:
+            terminal.read_until('wants to use open_door: {"number": "4"}')
+            terminal.read_until("y, or n and why> ")
+            terminal.type("perhaps\n")
+            terminal.read_until("say y, or n and why")
+            terminal.type("n it is night\n")
+            terminal.read_until(job_id)
+            assert terminal.finish() == 0
+        assert "it is night" in cli("jobs", "wait", job_id).out
+
+    def test_of_several_actions_one_is_named(self, cli: Run, client: Client) -> None:
+        job_id = launch(cli, "twice", "x")
+        client.runs.wait(client.jobs.get(job_id).run_id)
+        first, second = client.actions.list(job_id)
+        refused = cli("jobs", "respond", job_id, "--answer", "1")
+        assert refused.code == 2
+        for action in (first, second):
+            assert f"--action {action.action_id}  {action.question}" in refused.err
+        named = ("jobs", "respond", job_id, "--answer", "2", "--action", second.action_id)
+        assert cli(*named).code == 0
+        assert_not_found(cli(*named), f"callboard jobs get {job_id}")
+        assert cli("jobs", "respond", job_id, "--answer", "1").code == 0
+        assert cli("jobs", "wait", job_id).out == "1 2\n"
+
+    def test_what_cannot_be_answered(self, cli: Run, client: Client) -> None:
+        job_id = launch(cli, "holder", "x")
+        await_event(client, job_id, "run_started")
+        refused = cli("jobs", "respond", job_id)
+        assert_not_found(refused, f"callboard jobs get {job_id}")
+        assert f"job {job_id} does not wait for an answer; it is running" in refused.err
+        both = cli("jobs", "respond", job_id, "--allow", "--deny", "no")
+        assert (both.code, "give only one of" in both.err) == (2, True)
+        assert_not_found(cli("jobs", "respond", str(uuid.uuid4())), "callboard jobs list")
+        assert f"did you mean {job_id}?" in cli("jobs", "respond", job_id[:13]).err
+
+
+def typed(address: str, job_id: str, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Answers a job by the lines of an input."""
+    return subprocess.run(
+        [*COMMAND, "jobs", "respond", job_id, *options],
+        env=environment(address),
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.usefixtures("jobs")

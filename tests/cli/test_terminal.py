@@ -9,8 +9,6 @@ import pytest
 from tests.cli.conftest import Run, environment
 from tests.cli.terminal import Terminal
 
-_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_job_is_drawn_while_it_runs(address: str, columns: int) -> None:
@@ -22,7 +20,7 @@ def test_a_job_is_drawn_while_it_runs(address: str, columns: int) -> None:
         assert "1 to go (1/2)" in drawn
         assert terminal.finish() == 0
     assert terminal.output.endswith("\x1b[?25hCounted down from 2.\n")
-    assert max(map(len, _CODES.sub("", terminal.output).splitlines())) <= columns
+    assert max(map(len, terminal.text.splitlines())) <= columns
 
 
 def test_an_interrupted_watch_leaves_the_job_and_the_cursor(address: str, cli: Run) -> None:
@@ -45,7 +43,7 @@ def test_tables_fit_and_ids_stay_whole(address: str, cli: Run) -> None:
     for command in commands:
         with Terminal(*command, env=environment(address), columns=80) as terminal:
             assert terminal.finish() == 0
-        lines = _CODES.sub("", terminal.output).splitlines()
+        lines = terminal.text.splitlines()
         assert max(map(len, lines)) <= 80
         if command[-1] == "list":
             assert any(line.startswith(job_id) for line in lines)

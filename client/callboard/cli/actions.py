@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated
 
@@ -20,6 +21,17 @@ from callboard.cli.states import state_word
 from callboard.cli.tables import Rows
 
 app = typer.Typer()
+
+AllowOption = Annotated[bool, typer.Option("--allow", help="Let the tool run.")]
+DenyOption = Annotated[
+    str | None, typer.Option(metavar="MESSAGE", help="Do not let the tool run; say why.")
+]
+AnswerOption = Annotated[
+    str | None, typer.Option(metavar="JSON", help="Answer a question: JSON, or plain text.")
+]
+ResultOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What a tool of the client returned.")
+]
 
 _FLAGS = {
     Action.KIND_QUESTION: "--answer",
@@ -55,34 +67,51 @@ def actions(
 def respond(
     cli: Cli,
     action_id: Annotated[str, typer.Argument(metavar="ACTION", help="The action's whole id.")],
-    allow: Annotated[bool, typer.Option("--allow", help="Let the tool run.")] = False,
-    deny: Annotated[
-        str | None, typer.Option(metavar="MESSAGE", help="Do not let the tool run; say why.")
-    ] = None,
-    answer: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Answer a question: JSON, or plain text.")
-    ] = None,
-    result: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What a tool of the client returned.")
-    ] = None,
+    allow: AllowOption = False,
+    deny: DenyOption = None,
+    answer: AnswerOption = None,
+    result: ResultOption = None,
 ) -> None:
     """Answer what waits for an answer: a question, a permission, a tool of the client."""
-    if sum((allow, deny is not None, answer is not None, result is not None)) != 1:
+    reply = Reply(allow, deny, answer, result)
+    if reply.count != 1:
         raise _usage("give one of --allow, --deny, --answer and --result")
-    action = _find(cli.client, action_id)
-    client, kind = cli.client.actions, action.kind
-    if kind == Action.KIND_TOOL_PERMISSION and allow:
-        run = client.allow(action)
-    elif kind == Action.KIND_TOOL_PERMISSION and deny is not None:
-        run = client.deny(action, deny)
-    elif kind == Action.KIND_QUESTION and answer is not None:
-        with checks_arguments():
-            run = client.answer(action, meant_by(action, answer))
-    elif kind == Action.KIND_CLIENT_TOOL and result is not None:
-        run = client.result(action, result)
-    else:
-        raise _usage(f"this action waits for {_WORDS[kind]}: give {_FLAGS[kind]}")
-    cli.show(run, _answered)
+    cli.show(hand_in(cli.client, _find(cli.client, action_id), reply), _answered)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, as options say it."""
+
+    allow: bool
+    deny: str | None
+    answer: str | None
+    result: str | None
+
+    @property
+    def count(self) -> int:
+        """How many answers it is: one, if it is of use."""
+        texts = (self.deny, self.answer, self.result)
+        return self.allow + sum(text is not None for text in texts)
+
+
+def hand_in(client: Client, action: Action, reply: Reply) -> Run:
+    """Answers an action.
+
+    Raises:
+        CommandError: If the answer is not of the kind that the action waits for.
+    """
+    match action.kind:
+        case Action.KIND_TOOL_PERMISSION if reply.allow:
+            return client.actions.allow(action)
+        case Action.KIND_TOOL_PERMISSION if reply.deny is not None:
+            return client.actions.deny(action, reply.deny)
+        case Action.KIND_QUESTION if reply.answer is not None:
+            with checks_arguments():
+                return client.actions.answer(action, meant_by(action, reply.answer))
+        case Action.KIND_CLIENT_TOOL if reply.result is not None:
+            return client.actions.result(action, reply.result)
+    raise _usage(f"this action waits for {_WORDS[action.kind]}: give {_FLAGS[action.kind]}")
 
 
 def _usage(message: str) -> CommandError:

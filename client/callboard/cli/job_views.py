@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from callboard import TERMINAL_STATES, Job, Progress, RunState, Usage, text_of
 from callboard.cli.durations import format_duration
-from callboard.cli.gists import progress_gist, short
-from callboard.cli.output import local_time, one_line, printable
+from callboard.cli.gists import progress_gist
+from callboard.cli.output import local_time, one_line, printable, shortened
 from callboard.cli.states import state_text, state_word
 from callboard.cli.tables import Rows, cell, field_table
 from callboard.cli.waits import Asked, waiting_words
@@ -50,7 +50,7 @@ def job_details(job: Job, asked: Asked) -> RenderableType:
             ("attempt", str(job.attempt) if job.attempt > 1 else None),
             ("launched", local_time(job.create_time)),
             ("timeout", _timeout_words(job)),
-            ("tokens", _usage_words(job.outcome.usage)),
+            ("tokens", tokens_words(job.usage)),
             ("error", _error_text(job)),
         ]
     )
@@ -66,30 +66,26 @@ def job_table(jobs: Sequence[Job], asked: Asked | None = None) -> RenderableType
     why = ["why"] if any(reasons) else []
     table = Rows("job", "state", "agent", "time", *why, "task")
     for job, reason in zip(jobs, reasons, strict=True):
-        words = [_shortened(reason)] if why else []
+        words = [shortened(reason, _REASON_WIDTH)] if why else []
         table.add(job.job_id, state_text(job.state), job.agent, running_time(job), *words, job.task)
     return table
 
 
-def progress_table(jobs: Sequence[Job]) -> Rows:
-    """A line for each job, with how far it is, for a screen that is drawn again and again."""
-    table = Rows("job", "state", "agent", "time", "progress")
-    for job in jobs:
-        table.add(
-            short(job.job_id),
-            state_text(job.state),
-            job.agent,
-            running_time(job),
-            _progress_or_task(job),
-        )
-    return table
-
-
-def progress_line(job: Job) -> str:
+def progress_line(job: Job, asked: Asked | None = None) -> str:
     """How far a job is, on a line."""
     finished = job.state in TERMINAL_STATES
-    gist = job.outcome.error.message if finished else _gist(job)
+    gist = job.outcome.error.message if finished else _gist(job, asked)
     return f"{job.job_id}  {state_word(job.state):<12}  {job.agent}  {one_line(gist)}".rstrip()
+
+
+def job_now(job: Job, asked: Asked) -> Text:
+    """What becomes of a job: why it does not run, how far it is, or what went wrong."""
+    if job.state in TERMINAL_STATES:
+        return cell(job.outcome.error.message or job.task, style="dim")
+    gist = cell(_gist(job, asked) or job.task)
+    if job.state == RunState.RUN_STATE_RUNNING and job.progress.total:
+        return Text.assemble(_bar(job.progress), "  ", gist)
+    return gist
 
 
 def running_time(job: Job) -> str:
@@ -100,8 +96,36 @@ def running_time(job: Job) -> str:
     return format_duration(end - job.start_time.ToNanoseconds() / 1e9)
 
 
-def _shortened(reason: str) -> str:
-    return reason if len(reason) <= _REASON_WIDTH else reason[: _REASON_WIDTH - 1] + "…"
+def total_usage(jobs: Iterable[Job]) -> Usage:
+    """The tokens that jobs have used together."""
+    used = [job.usage for job in jobs]
+    return Usage(
+        input_tokens=sum(each.input_tokens for each in used),
+        output_tokens=sum(each.output_tokens for each in used),
+    )
+
+
+def tokens_words(usage: Usage) -> str:
+    """How many tokens went in and came out; empty where there were none."""
+    if not (usage.input_tokens or usage.output_tokens):
+        return ""
+    return f"{usage.input_tokens:,} in, {usage.output_tokens:,} out"
+
+
+def tokens_gist(usage: Usage) -> str:
+    """How many tokens went in and came out, in at most eleven characters."""
+    if not (usage.input_tokens or usage.output_tokens):
+        return ""
+    return f"{_rounded(usage.input_tokens)}/{_rounded(usage.output_tokens)}"
+
+
+def _rounded(count: int) -> str:
+    """A number in at most five characters."""
+    for factor, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= factor:
+            amount = count / factor
+            return f"{amount:.1f}{unit}" if amount < 99.95 else f"{amount:.0f}{unit}"
+    return str(count)
 
 
 def _state_and_time(job: Job) -> Text:
@@ -111,15 +135,8 @@ def _state_and_time(job: Job) -> Text:
     return text
 
 
-def _progress_or_task(job: Job) -> Text:
-    if job.state in TERMINAL_STATES:
-        return cell(job.outcome.error.message or job.task, style="dim")
-    gist = cell(_gist(job) or job.task)
-    return Text.assemble(_bar(job.progress), "  ", gist) if job.progress.total else gist
-
-
-def _gist(job: Job) -> str:
-    return waiting_words(job) or progress_gist(job.progress)
+def _gist(job: Job, asked: Asked | None) -> str:
+    return " · ".join(filter(None, [waiting_words(job, asked), progress_gist(job.progress)]))
 
 
 def _bar(progress: Progress) -> Text:
@@ -133,12 +150,6 @@ def _context_words(job: Job) -> str:
 
 def _timeout_words(job: Job) -> str:
     return format_duration(job.timeout.ToNanoseconds() / 1e9) if job.HasField("timeout") else ""
-
-
-def _usage_words(usage: Usage) -> str:
-    if not (usage.input_tokens or usage.output_tokens):
-        return ""
-    return f"{usage.input_tokens:,} in, {usage.output_tokens:,} out"
 
 
 def _error_text(job: Job) -> Text | None:

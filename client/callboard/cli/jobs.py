@@ -1,4 +1,4 @@
-"""`callboard jobs`: launching, redirecting and watching delegated work."""
+"""`callboard jobs`: launching, redirecting, watching and answering delegated work."""
 
 from __future__ import annotations
 
@@ -7,18 +7,35 @@ from itertools import islice
 from typing import Annotated, Literal, cast
 
 import typer
+from rich.console import RenderableType
 
-from callboard import Job, text_of
+from callboard import Action, Client, InvalidArgument, Job, NotFound, text_of
 from callboard._enums import StateName
+from callboard.cli.actions import (
+    AllowOption,
+    AnswerOption,
+    DenyOption,
+    Reply,
+    ResultOption,
+    hand_in,
+)
+from callboard.cli.answers import Answerer
 from callboard.cli.durations import parse_duration
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
+from callboard.cli.gists import action_gist
 from callboard.cli.invocation import Cli, command, split_names
+from callboard.cli.job_tree import JobTree, TreeTable
 from callboard.cli.job_views import error_of, job_details, job_table, succeeded
 from callboard.cli.output import note
+from callboard.cli.screen import Screen
+from callboard.cli.states import state_word
 from callboard.cli.waits import open_actions
 from callboard.cli.watching import watch_jobs
 
-app = typer.Typer(name="jobs", help="Launch, redirect and watch jobs.")
+app = typer.Typer(name="jobs", help="Launch, redirect, watch and answer jobs.")
+
+_PAGE = 1000
+_ACTIVE: list[StateName] = ["queued", "running", "waiting", "requires_action"]
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's whole id.")]
 ParentOption = Annotated[
@@ -141,12 +158,32 @@ def list_(
 
 
 @command(app)
+def tree(
+    cli: Cli,
+    thread_or_job: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="A thread, or a job; all active jobs when left out."),
+    ] = None,
+) -> None:
+    """Show jobs below those that launched them: why they wait, and how far they are."""
+    root_id = thread_or_job or ""
+    jobs = _tree_below(cli.client, root_id) if root_id else _active(cli.client)
+
+    def view(jobs: Sequence[Job]) -> RenderableType:
+        if not jobs:
+            return job_table(jobs)
+        return TreeTable(JobTree(jobs, root_id), open_actions(cli.client, jobs))
+
+    cli.show_all(jobs, view)
+
+
+@command(app)
 def watch(
     cli: Cli,
     job_id: Annotated[str | None, typer.Argument(metavar="ID", help="The job's whole id.")] = None,
     parent: ParentOption = None,
 ) -> None:
-    """Show how a job goes, or all jobs of a thread, until they are finished."""
+    """Show how a job goes, or all jobs of a thread, with those below, until all are finished."""
     if (job_id is None) == (parent is None):
         raise CommandError(
             "give either the ID of a job or --parent",
@@ -158,6 +195,36 @@ def watch(
         _finish(cli, jobs)
     elif not all(map(succeeded, jobs)):
         raise typer.Exit(ExitCode.FAILED)
+
+
+@command(app)
+def respond(
+    cli: Cli,
+    job_id: JobId,
+    action: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Which action, where the job waits for several."),
+    ] = None,
+    allow: AllowOption = False,
+    deny: DenyOption = None,
+    answer: AnswerOption = None,
+    result: ResultOption = None,
+) -> None:
+    """Answer what a job asks. Without an answer among the options, it is asked for here."""
+    reply = Reply(allow, deny, answer, result)
+    if reply.count > 1:
+        raise _wrong_reply("give only one of --allow, --deny, --answer and --result")
+    asked = _asked_by(cli.client, job_id, action)
+    if not reply.count:
+        answerer = Answerer(cli.client, Screen(cli.out))
+        if not all([answerer.ask(each) for each in asked]):
+            raise typer.Exit(ExitCode.FAILED)
+    elif len(asked) == 1:
+        hand_in(cli.client, asked[0], reply)
+    else:
+        choice = "\n".join(f"--action {each.action_id}  {action_gist(each)}" for each in asked)
+        raise _wrong_reply(f"the job waits for {len(asked)} answers; say which this is:\n{choice}")
+    cli.show(cli.client.jobs.get(job_id), lambda job: job_table([job]))
 
 
 @command(app)
@@ -184,8 +251,54 @@ def _wait(cli: Cli, job_ids: Sequence[str]) -> Sequence[Job]:
 
 
 def _watch(cli: Cli, *, job_id: str | None = None, parent: str | None = None) -> Sequence[Job]:
-    with cli.client.jobs.watch(parent, job_id=job_id, until="done") as changes:
-        return watch_jobs(cli.out, changes)
+    """Shows jobs and those below them, and returns those that were named, not those below."""
+    client = cli.client
+    with client.jobs.watch(parent, job_id=job_id, scope="tree", until="done") as changes:
+        jobs = watch_jobs(cli.out, client, changes, job_id or "")
+    return [job for job in jobs if job_id == job.job_id or parent == job.parent_thread_id]
+
+
+def _tree_below(client: Client, named: str) -> list[Job]:
+    """A job or a thread: the job, if it is one, and all below it, after those above them."""
+    try:
+        top = [client.jobs.get(named)]
+    except NotFound as unknown:
+        top = []
+        try:
+            client.threads.get(named)
+        except (NotFound, InvalidArgument):
+            raise unknown from None
+    below = client.jobs.list(parent_thread_id=named, scope="tree", page_size=_PAGE)
+    return [*top, *reversed(list(below))]
+
+
+def _active(client: Client) -> list[Job]:
+    """All jobs that are not finished, each after the one that launched it."""
+    return list(client.jobs.list(states=_ACTIVE, page_size=_PAGE))[::-1]
+
+
+def _asked_by(client: Client, job_id: str, action_id: str | None) -> list[Action]:
+    """What a job waits to be answered, or one action of it.
+
+    Raises:
+        CommandError: If there is none.
+    """
+    job = client.jobs.get(job_id)
+    asked = list(client.actions.list(job_id))
+    if action_id is not None:
+        asked = [action for action in asked if action.action_id == action_id]
+    if not asked:
+        what = f"action {action_id}" if action_id else "an answer"
+        raise CommandError(
+            f"job {job_id} does not wait for {what}; it is {state_word(job.state)}",
+            hint=f"callboard jobs get {job_id}",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+    return asked
+
+
+def _wrong_reply(message: str) -> CommandError:
+    return CommandError(message, hint="callboard jobs respond --help", exit_code=ExitCode.USAGE)
 
 
 def _finish(cli: Cli, jobs: Sequence[Job]) -> None:

@@ -3,23 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
-from callboard import Action, Client, Job, RunState, WaitingFor
+from callboard import Action, CallboardError, Client, Job, RunState, WaitingFor
 from callboard.cli.gists import action_gist
 from callboard.cli.output import local_time
+
+_PAGE = 1000
+_PATIENCE = 2.0
+"""How many seconds to wait for an answer that is nice to have."""
+_MOST_IN_LINE = 100
+"""Of how many jobs to look up what is before them in line: more fit on no screen."""
 
 Asked: TypeAlias = Mapping[str, Sequence[Action]]
 """What jobs wait to be answered, by the ids of the jobs."""
 
 
 def open_actions(client: Client, jobs: Iterable[Job]) -> Asked:
-    """Looks up what jobs wait to be answered."""
-    return {
-        job.job_id: list(client.actions.list(job.job_id))
-        for job in jobs
-        if job.waiting_for.kind == WaitingFor.KIND_ACTIONS
-    }
+    """Looks up what jobs wait to be answered: by a call for each session in which some do."""
+    asking = [job for job in jobs if job.waiting_for.kind == WaitingFor.KIND_ACTIONS]
+    if len(asking) == 1:
+        return {job.job_id: list(client.actions.list(job.job_id)) for job in asking}
+    asked = dict[str, list[Action]]()
+    for session_id in dict.fromkeys(job.session_id for job in asking):
+        for action in client.actions.list(session_id=session_id, page_size=_PAGE):
+            asked.setdefault(action.thread_id, []).append(action)
+    return asked
+
+
+class Reasons:
+    """Why the jobs that somebody watches do not run, as far as their changes do not say it.
+
+    What is before a job in line changes without it, and its change names an action, but not what
+    that asks.
+    """
+
+    def __init__(self, client: Client) -> None:
+        """Looks things up at the server of `client`."""
+        self._client = client.with_timeout(_PATIENCE)
+        self._looked_up: dict[str, Sequence[str]] = {}
+        self.asked: dict[str, Sequence[Action]] = {}
+        """What jobs wait to be answered, as far as it was looked up."""
+
+    def knows(self, job: Job) -> bool:
+        """Whether it is known why a job does not run, or once was."""
+        if job.state == RunState.RUN_STATE_QUEUED:
+            return job.HasField("waiting_for")
+        asks = job.waiting_for.kind == WaitingFor.KIND_ACTIONS
+        return not asks or self._looked_up.get(job.job_id) == list(job.waiting_for.ids)
+
+    def look_up(self, jobs: Iterable[Job]) -> None:
+        """Looks up why jobs do not run now; on those in line, notes what they wait for.
+
+        While the server does not answer, nothing changes.
+        """
+        jobs = list(jobs)
+        with suppress(CallboardError):
+            self._ask([job for job in jobs if not self.knows(job)])
+            self._line_up([job for job in jobs if job.state == RunState.RUN_STATE_QUEUED])
+
+    def _ask(self, jobs: Sequence[Job]) -> None:
+        self.asked |= open_actions(self._client, jobs)
+        self._looked_up |= {job.job_id: list(job.waiting_for.ids) for job in jobs}
+
+    def _line_up(self, queued: Sequence[Job]) -> None:
+        if not queued:
+            return
+        job_ids = [job.job_id for job in queued[:_MOST_IN_LINE]]
+        found = {job.run_id: job for job in self._client.jobs.batch_get(job_ids).jobs}
+        for job in queued:
+            # It may have gone on since.
+            if job.run_id in found and found[job.run_id].state == job.state:
+                job.waiting_for.CopyFrom(found[job.run_id].waiting_for)
 
 
 def waiting_words(job: Job, asked: Asked | None = None) -> str:
