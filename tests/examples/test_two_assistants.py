@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, get_args
@@ -21,6 +20,8 @@ from standins import anthropic, openai
 from standins.http import Handler, HttpServer, serving
 from standins.replies import Reply
 from tests.docs.markdown import ROOT
+from tests.support.gates import PATIENCE
+from tests.support.programs import run
 from two_assistants import MODELS
 from two_assistants_checks import CHECKS, OF_REQUESTS, Play
 
@@ -35,22 +36,10 @@ def keyless() -> dict[str, str]:
     return {name: kept[name] for name in kept if not name.startswith("CALLBOARD_MODEL")}
 
 
-async def demonstrate(**variables: str) -> tuple[int | None, str]:
+async def demonstrate(**variables: str) -> tuple[int, str]:
     """Runs the demo; returns its exit code and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        ROOT / "examples" / "two_assistants.py",
-        env={**keyless(), **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        printed, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode, printed.decode()
+    demo = ROOT / "examples" / "two_assistants.py"
+    return await asyncio.to_thread(run, demo, timeout=6 * PATIENCE, env={**keyless(), **variables})
 
 
 def asked(server: HttpServer) -> list[tuple[str, str]]:

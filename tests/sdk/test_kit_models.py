@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from standins.replies import Call, Reply
 from tests.docs.markdown import ROOT, blocks
 from tests.docs.reader import PORT
 from tests.support.gates import PATIENCE
+from tests.support.programs import run
 from tests.support.serving import local, served
 
 LAUNCH = Call("launch_job", '{"agent": "countdown", "task": "5"}', "call_1")
@@ -64,18 +64,15 @@ async def test_programs_of_the_page(
         served([countdown], tmp_path / "db") as server,
         serving(scripted(supervising(seen))) as model,
     ):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-", "a-model", "Have somebody count down from 5."),
+        code, printed = await asyncio.to_thread(
+            run,
+            *("-", "a-model", "Have somebody count down from 5."),
+            given=program(name).replace(PORT, str(server.port)),
+            timeout=2 * PATIENCE,
             env={**os.environ, f"{kind}_API_KEY": "key", f"{kind}_BASE_URL": model.url + path},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
         )
-        text = program(name).replace(PORT, str(server.port))
-        async with asyncio.timeout(2 * PATIENCE):
-            printed, _ = await process.communicate(text.encode())
-        assert process.returncode == 0, printed.decode()
-        assert printed.decode().split("\n")[-2] == "It is handed over."
+        assert code == 0, printed
+        assert printed.split("\n")[-2] == "It is handed over."
         [job] = [job async for job in server.client.jobs.list()]
         assert job.task == "5"
         assert job.job_id in json.dumps(seen[1])
