@@ -153,7 +153,7 @@ def _options(max_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # Clients may ping as often as the SDK does.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
         # gRPC cancels calls at random from 1,000 on that come faster than the loop takes them.
         ("grpc.server.max_pending_requests", 20_000),

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from callboard.v1.server_pb2 import GetServerInfoRequest
 from callboard.v1.server_pb2_grpc import ServerServiceStub
 from callboard.v1.thread_pb2 import StreamEventsRequest
 from callboard.v1.thread_pb2_grpc import ThreadServiceStub
+from callboard_server import transport
 from callboard_server.config import load_config
 from callboard_server.serve import serve
 from callboard_server.store.base import StoreError
@@ -56,6 +58,15 @@ def health_stub(channel: grpc.aio.Channel) -> Any:
 
 
 # Health and reflection
+
+
+def test_grpc_knows_every_option() -> None:
+    # One that it does not know, it ignores in silence.
+    library = find_spec("grpc._cython.cygrpc")
+    assert library is not None and library.origin is not None
+    binary = Path(library.origin).read_bytes()
+    options = (*OPTIONS, *transport._options(1))
+    assert [name for name, _ in options if name.encode() not in binary] == []
 
 
 async def test_every_service_says_that_it_is_healthy(server: Served) -> None:
