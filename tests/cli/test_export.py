@@ -30,12 +30,15 @@ def test_an_export_is_the_log_behind_a_header(cli: Run) -> None:
 def test_a_thread_below_is_exported_with_its_session(cli: Run) -> None:
     home = launched(cli)
     below = launched(cli, "--parent", home)
+    fork = launched(cli, "--parent", home, "--fork")
     result = cli("threads", "export", below)
     assert result.objects == cli("threads", "export", home).objects
     archive = archives.read_lines(result.lines)
     assert archive.session.thread_id == home
     events: list[Event] = list(archive.events)
-    assert {event.thread_id for event in events} == {home, below}
+    assert {event.thread_id for event in events} == {home, below, fork}
+    [forked] = [e.thread_created for e in events if e.thread_created.copied_from_thread_id]
+    assert forked.copied_from_thread_id == home
 
 
 def test_a_file_is_written_whole_and_never_over_another(cli: Run, tmp_path: Path) -> None:
