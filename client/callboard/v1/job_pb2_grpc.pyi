@@ -89,10 +89,11 @@ class JobServiceStub:
     how they stand, parents first, then every change, in order.
 
     With after_sequence there is no snapshot: every change after it comes, then the stream goes
-    live. A change carries the whole job as it stood then. An idle stream sends a frame with
-    through_sequence every 15 seconds. Errors: NOT_FOUND / THREAD_NOT_FOUND, JOB_NOT_FOUND;
-    OUT_OF_RANGE / EVENTS_TRIMMED, CURSOR_AHEAD; UNAVAILABLE / SERVER_DRAINING at a stop of the
-    server, after a last frame that says so.
+    live. A change carries the whole job as it stood then, but for what a QUEUED one waits for: that
+    changes without it, and GetJob says it. An idle stream sends a frame with through_sequence every
+    15 seconds. Errors: NOT_FOUND / THREAD_NOT_FOUND, JOB_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
+    CURSOR_AHEAD; UNAVAILABLE / SERVER_DRAINING at a stop of the server, after a last frame that says
+    so.
     """
 
 @_typing.type_check_only
@@ -154,10 +155,11 @@ class JobServiceAsyncStub(JobServiceStub):
     how they stand, parents first, then every change, in order.
 
     With after_sequence there is no snapshot: every change after it comes, then the stream goes
-    live. A change carries the whole job as it stood then. An idle stream sends a frame with
-    through_sequence every 15 seconds. Errors: NOT_FOUND / THREAD_NOT_FOUND, JOB_NOT_FOUND;
-    OUT_OF_RANGE / EVENTS_TRIMMED, CURSOR_AHEAD; UNAVAILABLE / SERVER_DRAINING at a stop of the
-    server, after a last frame that says so.
+    live. A change carries the whole job as it stood then, but for what a QUEUED one waits for: that
+    changes without it, and GetJob says it. An idle stream sends a frame with through_sequence every
+    15 seconds. Errors: NOT_FOUND / THREAD_NOT_FOUND, JOB_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
+    CURSOR_AHEAD; UNAVAILABLE / SERVER_DRAINING at a stop of the server, after a last frame that says
+    so.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -264,10 +266,11 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         how they stand, parents first, then every change, in order.
 
         With after_sequence there is no snapshot: every change after it comes, then the stream goes
-        live. A change carries the whole job as it stood then. An idle stream sends a frame with
-        through_sequence every 15 seconds. Errors: NOT_FOUND / THREAD_NOT_FOUND, JOB_NOT_FOUND;
-        OUT_OF_RANGE / EVENTS_TRIMMED, CURSOR_AHEAD; UNAVAILABLE / SERVER_DRAINING at a stop of the
-        server, after a last frame that says so.
+        live. A change carries the whole job as it stood then, but for what a QUEUED one waits for: that
+        changes without it, and GetJob says it. An idle stream sends a frame with through_sequence every
+        15 seconds. Errors: NOT_FOUND / THREAD_NOT_FOUND, JOB_NOT_FOUND; OUT_OF_RANGE / EVENTS_TRIMMED,
+        CURSOR_AHEAD; UNAVAILABLE / SERVER_DRAINING at a stop of the server, after a last frame that says
+        so.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
