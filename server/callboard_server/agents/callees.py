@@ -67,8 +67,16 @@ def unseen(entries: Iterable[CallableAssistant]) -> list[Callee]:
 
 
 async def look_up(client: AsyncClient, entries: Iterable[CallableAssistant]) -> list[Callee]:
-    """Returns whom entries name, also those who are gone: the model is told so when it calls."""
-    return _numbered(await asyncio.gather(*(_find(client, entry) for entry in entries)))
+    """Returns those who are there of whom entries name.
+
+    Where nobody is left to work in the background, those who are gone stand there all the same: so
+    the supervisor can still look after what it has launched before.
+    """
+    found = await asyncio.gather(*(_find(client, entry) for entry in entries))
+    there = [callee for callee in found if callee.assistant is not None]
+    if not any(callee.entry.mode == "async" for callee in there):
+        there += [callee for callee in found if callee.entry.mode == "async"]
+    return _numbered(there)
 
 
 async def _find(client: AsyncClient, entry: CallableAssistant) -> Callee:

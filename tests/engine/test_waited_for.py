@@ -1,0 +1,101 @@
+"""Jobs that go with the run that waits for them: how it ends decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callboard import AsyncClient, RunState
+from callboard.v1.event_pb2 import Event
+from callboard_server.agents.context import Context
+from callboard_server.agents.errors import AgentError
+from callboard_server.store.sqlite import admin
+from tests.support.gates import PATIENCE, Gates
+from tests.support.serving import local, sound_log
+
+SUCCEEDED, CANCELLED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_CANCELLED
+
+
+class Callers:
+    """Agents that launch a job to go with them, and one apart, and then do something else."""
+
+    def __init__(self, gates: Gates) -> None:
+        self._gates = gates
+
+    async def caller(self, ctx: Context) -> str:
+        """Ends as its input says."""
+        how = await ctx.input()
+        await ctx.jobs.launch("middle", "mine", cancel_with_run=True)
+        await ctx.jobs.launch("worker", "apart")
+        await self._gates.entered("below")
+        await self._gates.entered("apart")
+        if how == "fail":
+            raise AgentError("No more.")
+        if how != "succeed":
+            await asyncio.Event().wait()
+        return "gone on"
+
+    async def middle(self, ctx: Context) -> None:
+        """Has a job below it."""
+        await ctx.jobs.wait(await ctx.jobs.launch("worker", "below"))
+
+    async def quick(self, ctx: Context) -> str:
+        """Answers at once."""
+        return "quick"
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[AsyncClient]:
+    gates = Gates()
+    callers = Callers(gates)
+    agents = [callers.caller, callers.middle, callers.quick, gates.worker]
+    async with local(agents, tmp_path / "jobs.db") as client:
+        yield client
+        gates.close()
+    assert admin.check(str(tmp_path / "jobs.db")) == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt", "fail"])
+async def test_goes_where_the_run_ends_without_success(client: AsyncClient, how: str) -> None:
+    run = await client.runs.create("caller", how)
+    mine, apart = [job_id async for job_id in launched(client, run.thread_id)]
+    if how == "cancel":
+        await client.runs.cancel(run.run_id)
+    elif how == "interrupt":
+        await client.runs.create(
+            "quick", "Never mind.", thread_id=run.thread_id, multitask_strategy="interrupt"
+        )
+    await client.runs.wait(run.run_id, until="done", timeout=PATIENCE)
+    [below] = [job.job_id async for job in client.jobs.list(parent_thread_id=mine)]
+    ended = await client.jobs.wait([mine, below], timeout=PATIENCE)
+    assert [job.state for job in ended] == [CANCELLED, CANCELLED]
+    assert ended[0].waiting_run_id == run.run_id
+    assert (await client.jobs.get(apart)).state == RunState.RUN_STATE_RUNNING
+    assert (await client.threads.get(run.thread_id)).unread_notice_count == 0
+    await client.jobs.cancel(apart)
+    await client.jobs.wait(apart, timeout=PATIENCE)
+    await sound_log(client, run.thread_id)
+
+
+async def test_stays_where_the_run_succeeds(client: AsyncClient) -> None:
+    run = await client.runs.create("caller", "succeed")
+    mine, _ = [job_id async for job_id in launched(client, run.thread_id)]
+    await client.runs.wait(run.run_id, until="done", timeout=PATIENCE)
+    assert (await client.jobs.get(mine)).state < SUCCEEDED
+
+
+async def launched(client: AsyncClient, thread_id: str) -> AsyncIterator[str]:
+    """The two jobs that a thread launches, as they come."""
+    stream = client.threads.stream(thread_id, scope="session", kinds=["job_launched"])
+    count = 0
+    async with asyncio.timeout(PATIENCE), stream as events:
+        async for event in events:
+            assert isinstance(event, Event)
+            if event.job_launched.parent_thread_id == thread_id:
+                yield event.thread_id
+                count += 1
+            if count == 2:
+                return
