@@ -293,6 +293,28 @@ class TestAsking:
         assert await answer(client, run) == "done: it"
 
 
+class TestForks:
+    @pytest.mark.parametrize("mode", ["sync", "async"])
+    async def test_each_begins_with_the_conversation_up_to_there(
+        self, client: AsyncClient, mode: str
+    ) -> None:
+        called = [{"id": "remembering", "mode": mode, "context": "fork"}]
+        config = {"callable_assistants": called}
+        boss = (await client.assistants.create("plain", config=config)).assistant_id
+        verb = "ask" if mode == "sync" else "start"
+        run = await client.runs.create(boss, f"{verb} remembering: one")
+        await answer(client, run)
+        again = f"{verb} remembering: two"
+        await answer(client, await client.runs.create(boss, again, thread_id=run.thread_id))
+        first, second = await jobs_of(client, run.thread_id)
+        ended = await client.jobs.wait([first.job_id, second.job_id], timeout=PATIENCE)
+        told = [text_of(job.outcome.result) for job in ended]
+        assert told[0].startswith(f"{verb} remembering: one, ")
+        assert told[0].endswith(", one")
+        assert f"{again}, " in told[1]
+        assert told[1].endswith(", two")
+
+
 class TestWhatGoesWrong:
     async def test_a_failure_is_told_and_the_thread_is_left(self, client: AsyncClient) -> None:
         run = await say(client, "ask failing: this")
