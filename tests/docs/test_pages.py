@@ -205,7 +205,7 @@ def describe(schema: dict[str, Any]) -> str:
     if "maximum" in schema:
         return f"{kind}, {schema['minimum']} to {schema['maximum']}"
     bounds = {"minimum": ">=", "exclusiveMinimum": ">"}
-    bound = [f" {sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
+    bound = [f" {sign} {schema[key]:.15g}" for key, sign in bounds.items() if key in schema]
     return kind + "".join(bound)
 
 
