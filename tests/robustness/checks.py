@@ -14,6 +14,7 @@ from callboard.v1.event_pb2 import RunQueued
 from callboard_server.store.sqlite import admin
 from tests.robustness import validators
 from tests.robustness.history import History, Reading
+from tests.robustness.telling import told_of_ends
 from tests.robustness.validators import Effect
 from tests.support.serving import log_of
 
@@ -104,6 +105,7 @@ def _check_log(verdict: Verdict, log: Sequence[Event]) -> None:
     verdict.lost += validators.without_holes(log)
     verdict.doubled += [*validators.started_once(log), *validators.asked_once(log)]
     verdict.doubled += validators.told_once(log)
+    verdict.lost += told_of_ends(log)
 
 
 def _doubts(log: Sequence[Event]) -> list[str]:

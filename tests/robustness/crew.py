@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 
+from callboard.v1.event_pb2 import RunTrigger
 from callboard.v1.message_pb2 import ContentBlock, Message, Text
 from callboard_server.agents.context import Context
 from callboard_server.agents.sync_context import SyncContext
@@ -188,6 +189,17 @@ async def parent(ctx: Context) -> str:
     ]
     done = await ctx.client.jobs.wait([job.job_id for job in jobs])
     return f"{len(done)} parts: {task}"
+
+
+async def leader(ctx: Context) -> str:
+    """Launches three jobs and stops one, and is woken for the others; says of how many it heard."""
+    if ctx.run.trigger != RunTrigger.RUN_TRIGGER_INBOX:
+        task = await ctx.input()
+        for part in ("one", "two"):
+            await ctx.jobs.launch("plain", f"{part} of {task}", notify="outcome")
+        stopped = await ctx.jobs.launch("steady", f"stopped of {task}", notify="outcome")
+        await ctx.jobs.cancel(stopped.job_id)
+    return f"heard of {sum(bool(message.notice_id) for message in await ctx.messages())}"
 
 
 async def firehose(ctx: Context) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 import callboard
 from callboard import Run, _backoff
 from callboard_server import faults
+from tests.robustness import scenes, supervision
 from tests.robustness.checks import Verdict, all_logs, check, traces
 from tests.robustness.history import History
 from tests.robustness.scenes import Client, connected, play
 from tests.support.process import ServerProcess
 
 CONFIG = Path(__file__).with_name("callboard.toml")
+SCENES = [*scenes.SCENES, *supervision.SCENES]
 CLIENTS = 4
 LIFE = 0.6
 """The longest that a server lives before it is killed at random, in seconds."""
@@ -85,7 +87,7 @@ async def _survive(server: ServerProcess, kills: int, chance: random.Random) -> 
         home = await clients[0].sdk.threads.create()
         for each in clients:
             each.home = home.thread_id
-        playing = [asyncio.create_task(play(each, stop)) for each in clients]
+        playing = [asyncio.create_task(play(each, stop, SCENES)) for each in clients]
         moments: Counter[str] = Counter()
         for _ in range(kills):
             moments[await _kill(server, chance)] += 1

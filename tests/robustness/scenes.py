@@ -1,9 +1,9 @@
 """What clients do while their server is killed. Each scene is one piece of work with its end.
 
-To add a kind of work: an agent in crew.py, and a scene here, which goes into SCENES. A scene gives
-every request a text of its own (`Client.label`), writes down what the server says it took
-(`History.took`), and asserts what the work has to come to. All else is checked afterwards, over
-what was written down and over the log.
+To add a kind of work: an agent in crew.py, and a scene here, which goes into SCENES; those with
+supervisors are in supervision.py. A scene gives every request a text of its own (`Client.label`),
+writes down what the server says it took (`History.took`), and asserts what the work has to come to.
+All else is checked afterwards, over what was written down and over the log.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ async def connected(
         yield Client(name, sdk, stub, history, random.Random(seed), home)
 
 
-async def play(client: Client, stop: asyncio.Event) -> None:
+async def play(client: Client, stop: asyncio.Event, scenes: Sequence[Scene]) -> None:
     """Plays scene after scene until it is told to stop, and the last one to its end."""
     while not stop.is_set():
-        scene = client.chance.choice(SCENES)
+        scene = client.chance.choice(scenes)
         client.began.append(scene.__name__)
         await scene(client)
 

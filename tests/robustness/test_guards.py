@@ -27,14 +27,16 @@ from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import Fenced
 from callboard_server.agents.tools import tool
-from callboard_server.engine import dispatcher, engine, jobs, lifecycle, live
+from callboard_server.engine import dispatcher, engine, jobs, lifecycle, live, notices
 from callboard_server.engine.execution import Execution
 from callboard_server.log.recorded import Recorded
 from callboard_server.services import streams
+from callboard_server.store.base import JobRow, ThreadRow, Transaction
 from callboard_server.store.sqlite import admin, ownership
 from callboard_server.store.sqlite.transaction import SqliteTransaction
-from tests.robustness import killing, validators
+from tests.robustness import killing, supervision, validators
 from tests.robustness.killing import sabotaged, survive
+from tests.robustness.telling import told_of_ends
 from tests.robustness.validators import Effect, Input
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import local, log_of, served
@@ -265,6 +267,38 @@ async def test_runs_of_a_server_that_is_gone_are_rescued(guard: Guard, tmp_path:
     guard.judge(validators.terminal_last(log), "has no end")
 
 
+# What is told
+
+
+async def test_the_end_of_a_job_is_told(guard: Guard, tmp_path: Path) -> None:
+    guard.remove(notices, "_tell", lambda tx, thread, job: False)
+    async with local(Gates().agents, tmp_path / "jobs.db") as client:
+        home = (await client.threads.create()).thread_id
+        job = await client.jobs.launch("quick", "it", parent_thread_id=home)
+        await client.jobs.wait(job.job_id, timeout=PATIENCE)
+        log = await log_of(client, home)
+    guard.judge(told_of_ends(log), "its parent was told 0 times")
+
+
+async def test_what_a_parent_stops_it_is_not_told(guard: Guard, tmp_path: Path) -> None:
+    told = notices._tell
+
+    def forgetting(tx: Transaction, thread: ThreadRow, job: JobRow) -> bool:
+        job.run.data.stopped_by_parent = False
+        return told(tx, thread, job)
+
+    guard.remove(notices, "_tell", forgetting)
+    gates = Gates()
+    async with local(gates.agents, tmp_path / "jobs.db") as client:
+        home = (await client.threads.create()).thread_id
+        job = await client.jobs.launch("worker", "it", parent_thread_id=home)
+        await gates.entered("it")
+        await client.jobs.cancel(job.job_id, parent_thread_id=home)
+        await client.jobs.wait(job.job_id, timeout=PATIENCE)
+        log = await log_of(client, home)
+    guard.judge(told_of_ends(log), "had stopped it itself")
+
+
 # What is taken
 
 
@@ -402,12 +436,16 @@ async def test_a_piece_of_a_message_is_sent_once(guard: Guard, tmp_path: Path) -
 # The driver
 
 
-@pytest.mark.parametrize(("sabotage", "fault"), [("commits", "lost"), ("steps", "doubled")])
+@pytest.mark.parametrize(
+    ("sabotage", "fault"), [("commits", "lost"), ("steps", "doubled"), ("notices", "lost")]
+)
 @pytest.mark.timeout(120)
 async def test_the_driver_tells_of_a_server_that_forgets(
     sabotage: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(killing, "ENDING", 2.0)
+    if sabotage == "notices":
+        monkeypatch.setattr(killing, "SCENES", supervision.SCENES)
     config = sabotaged(tmp_path, sabotage)
     verdict = await survive(tmp_path / "jobs.db", 4, 1, config)
     assert getattr(verdict, fault), verdict.problems
