@@ -141,8 +141,11 @@ def test_a_tree_below_a_thread_and_that_of_all_that_is_active(cli: Run, client: 
     assert first.startswith(f"├ {job_id}  ? needs action")
     assert last.startswith(f"└ {done}  ✓ succeeded")
     assert last.endswith("  y")
-    _, thread, only = cli("jobs", "tree").lines
-    assert (thread.split(), only.split()[:2]) == ([home, "thread"], ["└", job_id])
+    for command in (["jobs"], ["jobs", "tree"]):
+        _, thread, only = cli(*command).lines
+        assert (thread.split(), only.split()[:2]) == ([home, "thread"], ["└", job_id])
+    for command in (["jobs", "--json"], ["--json", "jobs"], ["jobs", "--json", "tree"]):
+        assert [job["job_id"] for job in cli(*command).objects] == [job_id]
 
 
 def test_what_has_no_tree(cli: Run, client: Client) -> None:

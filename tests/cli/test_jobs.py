@@ -197,7 +197,6 @@ def test_an_unknown_agent_is_answered_with_those_that_exist(cli: Run) -> None:
         (["watch"], "either the ID of a job or --parent"),
         (["watch", "id", "--parent", "id"], "either the ID of a job or --parent"),
         (["lunch"], "Did you mean 'launch'?"),
-        ([], "Missing command"),
     ],
     ids=" ".join,
 )

@@ -13,7 +13,7 @@ from callboard.v1.job_pb2 import Job
 from callboard_server.agents.context import Context
 from callboard_server.store.sqlite import admin
 from tests.support.gates import PATIENCE, Gates
-from tests.support.serving import Served, served
+from tests.support.serving import Served, served, tuned
 
 SUCCEEDED = RunState.RUN_STATE_SUCCEEDED
 
@@ -129,6 +129,25 @@ async def test_a_watch_of_a_tree_resumed_anywhere_shows_exactly_the_changes_that
             assert rest == [job for job in full if job.sequence > cursor], cursor
 
 
+async def test_what_is_deleted_keeps_no_watch_of_the_tree_waiting(
+    server: Served, gates: Gates, home: str, tree: dict[str, str]
+) -> None:
+    for task in tree:
+        await gates.entered(task)
+    whole = server.client.jobs.watch(home, scope="tree", until="done")
+    below = server.client.jobs.watch(job_id=tree["a1"], scope="tree")
+    seen = dict[str, RunState.ValueType]()
+    async with asyncio.timeout(PATIENCE):
+        for stream, count in ((whole, 4), (below, 2)):
+            seen |= {job.task: job.state for job in [await anext(stream) for _ in range(count)]}
+        await server.client.threads.delete(tree["a1"])
+        async for _ in below:
+            pass
+        gates.open("a", "b")
+        seen |= {job.task: job.state async for job in whole}
+    assert (seen["a"], seen["b"]) == (SUCCEEDED, SUCCEEDED)
+
+
 # Usage
 
 
@@ -188,6 +207,27 @@ async def test_usage_is_that_of_all_runs_while_they_work_and_after_a_restart(
         [listed] = [each async for each in client.jobs.list()]
         assert listed.usage == job.usage
     assert admin.check(str(db)) == []
+
+
+async def test_an_attempt_that_failed_counts(gates: Gates, tmp_path: Path) -> None:
+    tried = list[int]()
+
+    async def flaky(ctx: Context) -> str:
+        used = Usage(output_tokens=5)
+        await ctx.write_message(0).commit([], usage=used)
+        tried.append(ctx.run.attempt)
+        if len(tried) < 3:
+            raise ConnectionError
+        return await gates.worker(ctx)
+
+    async with tuned([flaky], tmp_path / "jobs.db", max_attempts=3) as client:
+        job_id = (await client.jobs.launch("flaky", "go")).job_id
+        await gates.entered("go")
+        at_work = await client.jobs.get(job_id)
+        assert (at_work.attempt, at_work.usage.output_tokens) == (3, 15)
+        gates.open("go")
+        [job] = await client.jobs.wait(job_id, timeout=PATIENCE)
+        assert job.usage == job.outcome.usage == at_work.usage
 
 
 async def test_a_superseded_run_counts_up_to_its_end(

@@ -396,10 +396,15 @@ CASES: list[tuple[str, Callable[[Any], Any], ProtoMessage]] = [
     (
         "ListJobs",
         lambda c: c.jobs.list(
-            parent_thread_id="t", states=["running"], labels={"k": "v"}, page_size=7
+            parent_thread_id="t",
+            scope="tree",
+            states=["running"],
+            labels={"k": "v"},
+            page_size=7,
         ),
         job_pb2.ListJobsRequest(
             parent_thread_id="t",
+            scope=job_pb2.JOB_SCOPE_TREE,
             states=[lifecycle_pb2.RUN_STATE_RUNNING],
             labels={"k": "v"},
             page_size=7,
@@ -424,8 +429,8 @@ CASES: list[tuple[str, Callable[[Any], Any], ProtoMessage]] = [
     ),
     (
         "WatchJobs",
-        lambda c: c.jobs.watch(job_id="j"),
-        job_pb2.WatchJobsRequest(job_id="j"),
+        lambda c: c.jobs.watch(job_id="j", scope="tree"),
+        job_pb2.WatchJobsRequest(job_id="j", scope=job_pb2.JOB_SCOPE_TREE),
     ),
     ("GetServerInfo", lambda c: c.server.info(), GetServerInfoRequest()),
 ]

@@ -43,6 +43,10 @@ class Options:
     as_json: bool
     timeout: float
 
+    def with_those(self, server: str | None, as_json: bool) -> Options:
+        """With options that stand further behind, too."""
+        return Options(server or self.server, as_json or self.as_json, self.timeout)
+
 
 class Cli:
     """What a command works with.
@@ -120,8 +124,7 @@ def command(
         def run(
             context: typer.Context, server: str | None = None, as_json: bool = False, **given: Any
         ) -> None:
-            before: Options = context.obj
-            options = Options(server or before.server, as_json or before.as_json, before.timeout)
+            options: Options = context.obj.with_those(server, as_json)
             with ExitStack() as resources:
                 function(Cli(options, resources), **given)  # type: ignore[call-arg]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import islice
 from typing import Annotated, Literal, cast
 
@@ -23,7 +24,7 @@ from callboard.cli.answers import Answerer
 from callboard.cli.durations import parse_duration
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.gists import action_gist
-from callboard.cli.invocation import Cli, command, split_names
+from callboard.cli.invocation import Cli, JsonOption, ServerOption, command, split_names
 from callboard.cli.job_tree import JobTree, TreeTable
 from callboard.cli.job_views import error_of, job_details, job_table, succeeded
 from callboard.cli.output import note
@@ -32,7 +33,7 @@ from callboard.cli.states import state_word
 from callboard.cli.waits import open_actions
 from callboard.cli.watching import watch_jobs
 
-app = typer.Typer(name="jobs", help="Launch, redirect, watch and answer jobs.")
+app = typer.Typer(name="jobs")
 
 _PAGE = 1000
 _ACTIVE: list[StateName] = ["queued", "running", "waiting", "requires_action"]
@@ -45,6 +46,15 @@ LabelOption = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="KEY=VALUE", help="A label; may be given several times."),
 ]
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context, server: ServerOption = None, as_json: JsonOption = False) -> None:
+    """Launch, redirect, watch and answer jobs. Without a command: the tree of what is active."""
+    context.obj = context.obj.with_those(server, as_json)
+    if context.invoked_subcommand is None:
+        with ExitStack() as resources:
+            tree(Cli(context.obj, resources))
 
 
 @command(app)
