@@ -12,6 +12,11 @@ async def echo(ctx: Context) -> str:
     return "hello"
 
 
+async def listener(ctx: Context) -> str:
+    await ctx.messages()
+    return "heard"
+
+
 async def answerer(ctx: Context) -> str:
     return ANSWER
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from uuid import uuid4
 
 from benchmarks.side import POLL
 from benchmarks.workloads import ANSWER, EVENTS
 from callboard import AsyncClient
 from callboard.v1.event_pb2 import Event
+from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
 
 PAGE = 50
@@ -50,6 +53,39 @@ class CallboardSide:
     async def check_sleepers(self) -> None:
         async for job in self._client.jobs.list(states=["failed"], page_size=1):
             raise RuntimeError(f"a job failed: {job.outcome.error.message}")
+
+    async def notices(self) -> AsyncGenerator[float]:
+        supervisor = await self._client.supervisor(str(uuid4()), ["echo"])
+        async with supervisor.notices() as notices:
+            while True:
+                following = asyncio.ensure_future(anext(notices))
+                started = time.perf_counter()
+                job = await self._launch_below(supervisor.thread_id)
+                notice = await following
+                took = time.perf_counter() - started
+                if notice.job_id != job.job_id:
+                    raise RuntimeError("a notice is about another job")
+                await notice.done()
+                yield took
+
+    async def wake_ups(self) -> AsyncGenerator[float]:
+        # Each on a thread of its own, as who is woken reads the whole of it.
+        while True:
+            home = (await self._client.threads.create()).thread_id
+            # It is whom the thread's notices wake from here on.
+            await self._client.runs.create("listener", "hi", thread_id=home, wait=LONGEST)
+            after = (await self._client.threads.get(home)).head_sequence
+            async with self._client.threads.stream(
+                home, kinds=["run_finished"], after_sequence=after, until="never"
+            ) as ends:
+                following = asyncio.ensure_future(anext(ends))
+                started = time.perf_counter()
+                await self._launch_below(home)
+                await following
+                yield time.perf_counter() - started
+
+    async def _launch_below(self, thread_id: str) -> Job:
+        return await self._client.jobs.launch("echo", "hi", parent_thread_id=thread_id)
 
     async def events(self, agent: str, thread_id: str | None = None) -> AsyncIterator[None]:
         async with self._client.runs.stream(agent, "go", thread_id=thread_id) as stream:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from benchmarks.side import Side
 from benchmarks.workloads import CALLERS, EVENTS, FULL, PEER, QUICK, Sizes
@@ -95,6 +97,22 @@ async def first_event(side: Side, sizes: Sizes) -> float:
     return statistics.median(times) * 1000
 
 
+def told(times: Callable[[Side], AsyncGenerator[float]], share: float) -> Measure:
+    """The time that no more than this share of the jobs took, one after another."""
+
+    async def measure(side: Side, sizes: Sizes) -> float:
+        found: list[float] = []
+        end = time.perf_counter() + sizes.seconds
+        async with aclosing(times(side)) as took:
+            async for seconds in took:
+                found.append(seconds)
+                if time.perf_counter() >= end:
+                    break
+        return sorted(found)[math.ceil(share * len(found)) - 1] * 1000
+
+    return measure
+
+
 def sleepers(count: Callable[[Sizes], int]) -> Measure:
     """The time until all have slept, launches included, as a multiple of their sleep."""
 
@@ -127,6 +145,10 @@ MEASURES: dict[str, Measure] = {
     "runs_per_s": calls(lambda side: side.run()),
     "launches_per_s": calls(lambda side: side.launch()),
     "run_latency_ms": run_latency,
+    "notice_ms": told(lambda side: side.notices(), 0.5),
+    "notice_p99_ms": told(lambda side: side.notices(), 0.99),
+    "wake_up_ms": told(lambda side: side.wake_ups(), 0.5),
+    "wake_up_p99_ms": told(lambda side: side.wake_ups(), 0.99),
     "first_event_ms": first_event,
     "events_per_s_1": streams(1),
     "events_per_s_20": streams(20),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 POLL = 0.02
@@ -29,6 +29,12 @@ class Side(Protocol):
 
     async def check_sleepers(self) -> None:
         """Raises an error if jobs that sleep fail."""
+
+    def notices(self) -> AsyncGenerator[float]:
+        """Launches echo jobs; yields the seconds from each launch until a program knows its end."""
+
+    def wake_ups(self) -> AsyncGenerator[float]:
+        """The same, until the run is over with which the job's end wakes a supervisor there."""
 
     def events(self, agent: str) -> AsyncIterator[None]:
         """Starts a run and streams it; yields for each event that the agent emits."""

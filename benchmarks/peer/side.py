@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from langgraph_sdk import get_client  # type: ignore[import-not-found]
 
@@ -39,6 +40,19 @@ class LangGraphSide:
     async def check_sleepers(self) -> None:
         """Nothing is left of those that slept: waits for another one, which raises if it fails."""
         await self._client.runs.wait(None, "sleeper", input={**INPUT, "seconds": 0.0})
+
+    async def notices(self) -> AsyncGenerator[float]:
+        """Nobody is told there: a call waits for each job, which is what comes next to it."""
+        while True:
+            started = time.perf_counter()
+            run = await self._client.runs.create(None, "echo", input=INPUT, on_completion="keep")
+            await self._client.runs.join(run["thread_id"], run["run_id"])
+            took = time.perf_counter() - started
+            await self._client.threads.delete(run["thread_id"])
+            yield took
+
+    def wake_ups(self) -> AsyncGenerator[float]:
+        raise NotImplementedError
 
     async def events(self, agent: str) -> AsyncIterator[None]:
         stream = self._client.runs.stream(None, agent, input=INPUT, stream_mode="custom")
