@@ -75,9 +75,11 @@ async def open_app(
         base: The folder that files of the configuration are named from.
 
     Raises:
-        ConfigError: An agent wants tools that do not exist, or a webhook has no secret.
+        ConfigError: An agent wants tools that do not exist, or may call an agent that does not, or
+            a webhook has no secret.
         StoreError: The store cannot be used; the message says why.
     """
+    registry.check_callables()
     worker_id = new_id()
     settings = config.server
     engine = Engine(

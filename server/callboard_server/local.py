@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from callboard_server import logs
-from callboard_server.agents.registry import Registry, load
+from callboard_server.agents.loading import load
+from callboard_server.agents.registry import Registry
 from callboard_server.app import client_caller, open_app
 from callboard_server.channel import LocalChannel
 from callboard_server.config import ServerConfig, load_config

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from callboard_server import logs
-from callboard_server.agents.registry import load
+from callboard_server.agents.loading import load
 from callboard_server.app import open_app
 from callboard_server.config import ServerConfig
 from callboard_server.store.base import Store

@@ -24,7 +24,8 @@ from callboard import (
 )
 from callboard.v1.error_pb2 import ErrorReason
 from callboard_server import AgentError, Context
-from callboard_server.agents.registry import Registry, load
+from callboard_server.agents.loading import load
+from callboard_server.agents.registry import Registry
 from callboard_server.config import ConfigError, ServerConfig
 from callboard_server.store.base import AssistantRow, Reader
 from tests.support.gates import PATIENCE, Gates

@@ -19,7 +19,7 @@ from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.kit import KIT_PROMPT, KIT_TOOLS
-from callboard_server.config import CallableAssistant
+from callboard_server.config import CallableAssistant, ConfigError
 from callboard_server.models.base import Answer, ModelRequest, Piece
 from callboard_server.store.sqlite import admin
 from tests.support.gates import PATIENCE, Gates
@@ -483,6 +483,13 @@ class TestCancelling:
         job = await client.jobs.launch("quick", "it", parent_thread_id=home)
         with pytest.raises(callboard.InvalidArgument, match="cancel_with_run: only a run of"):
             await client.jobs.update(job.job_id, "more", cancel_with_run=True)
+
+
+async def test_an_agent_in_code_that_calls_nobody_there_does_not_start(tmp_path: Path) -> None:
+    boss = ChatAgent(Listening(), callable_assistants=["failng"])
+    with pytest.raises(ConfigError, match="no agent failng; did you mean failing"):
+        async with local({"boss": boss, "failing": failing}, tmp_path / "jobs.db"):
+            pass
 
 
 class TestMadeThroughTheApi:

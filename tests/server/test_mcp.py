@@ -22,8 +22,8 @@ import callboard
 from callboard.v1.lifecycle_pb2 import RunState
 from callboard.v1.message_pb2 import ToolCall
 from callboard_server.agents.errors import AgentError, ToolError
+from callboard_server.agents.loading import load
 from callboard_server.agents.mcp import McpServer, tool_name
-from callboard_server.agents.registry import load
 from callboard_server.agents.tools import ToolOutput, run_tool
 from callboard_server.app import client_caller, open_app
 from callboard_server.config import ConfigError, McpSettings, ServerConfig, load_config

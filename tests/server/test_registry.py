@@ -16,7 +16,8 @@ from callboard.v1.message_pb2 import ContentBlock, Message, Role, Text
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
-from callboard_server.agents.registry import AgentSpec, Registry, load
+from callboard_server.agents.loading import load
+from callboard_server.agents.registry import AgentSpec, Registry
 from callboard_server.agents.sync_context import SyncContext
 from callboard_server.config import ConfigError, ServerConfig, load_config
 from tests.server.doubles import RecordedWork, make_context, text_of, user

@@ -28,7 +28,7 @@ from callboard.v1.message_pb2 import ToolCall
 from callboard_server import workspace_tools
 from callboard_server.agents import workspace
 from callboard_server.agents.context import Context
-from callboard_server.agents.registry import load
+from callboard_server.agents.loading import load
 from callboard_server.agents.tools import ToolOutput, run_tool
 from callboard_server.agents.workspace_files import (
     LARGEST_FILE,

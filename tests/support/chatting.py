@@ -13,7 +13,7 @@ from typing import Any, Literal
 from callboard import AsyncClient
 from callboard.v1.message_pb2 import Message, ToolResult
 from callboard.v1.run_pb2 import Run
-from callboard_server.agents.registry import load
+from callboard_server.agents.loading import load
 from callboard_server.app import client_caller, open_app
 from callboard_server.config import ServerConfig
 from callboard_server.models import anthropic as _anthropic  # noqa: F401

@@ -181,12 +181,12 @@ class ChatAgent:
         return unseen(self._own.callable_assistants or ())
 
     def callables(self, config: Mapping[str, object]) -> Sequence[CallableAssistant]:
-        """Returns whom a configuration says that it may call.
+        """Returns whom the agent may call with a configuration.
 
         Raises:
             Unfit: It does not fit.
         """
-        return read_config(config).callable_assistants or ()
+        return read_config(config).over(self._own).callable_assistants or ()
 
     def check(self, config: Mapping[str, object], models: Models) -> None:
         """Checks that the agent can run with a configuration, as far as that is seen beforehand.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callboard.v1.assistant_pb2 import Agent
 from callboard.v1.event_pb2 import RunTrigger
@@ -15,26 +14,13 @@ from callboard.v1.message_pb2 import Message
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.chat_config import Unfit
 from callboard_server.agents.context import Context
-from callboard_server.agents.entrypoints import load_object
 from callboard_server.agents.function import adapt, config_schema, to_message
 from callboard_server.agents.sources import ToolSource
-from callboard_server.agents.tools import Tool, client_tool, tool
-from callboard_server.agents.workspace import workspace_tools
-from callboard_server.config import (
-    AgentSettings,
-    CallableAssistant,
-    ConfigError,
-    McpSettings,
-    ServerConfig,
-    WorkspaceSettings,
-)
-from callboard_server.models.base import ModelSpecError
+from callboard_server.config import CallableAssistant, ConfigError, is_uuid
 from callboard_server.models.opening import Models
 from callboard_server.schemas import Path as ValuePath
 from callboard_server.schemas import find_problems
-
-if TYPE_CHECKING:
-    from callboard_server.agents.mcp import McpServer
+from callboard_server.validation import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +37,7 @@ class AgentSpec:
     check: Callable[[Mapping[str, object]], None] | None = None
     """Raises Unfit for a configuration that fits the schema and cannot be had all the same."""
     callables: Callable[[Mapping[str, object]], Sequence[CallableAssistant]] | None = None
-    """Returns whom a configuration that fits lets it call; None where none does."""
+    """Returns whom it may call with a configuration that fits; None where it can call nobody."""
     model: str = ""
     tools: tuple[str, ...] = ()
     """The names of its own tools."""
@@ -122,52 +108,39 @@ class Registry:
     def names(self) -> list[str]:
         return list(self._agents)
 
+    def check_callables(self) -> None:
+        """Checks that the agents are there whom others may call.
 
-def load(config: ServerConfig, base: Path) -> Registry:
-    """Makes the agents of a configuration.
-
-    Args:
-        config: The configuration.
-        base: Its folder.
-
-    Raises:
-        ConfigError: An agent cannot be made; the message names the key and the reason.
-    """
-    base = base.resolve()
-    servers = {name: _load_server(name, settings, base) for name, settings in config.mcp.items()}
-    models = Models(config.providers, config.prices, base)
-    agents = (
-        _load_agent(name, settings, base, servers, models)
-        for name, settings in config.agents.items()
-    )
-    return Registry(agents, models)
-
-
-def _load_server(name: str, settings: McpSettings, base: Path) -> McpServer:
-    try:
-        # Its package is an extra, and takes a second to import.
-        from callboard_server.agents.mcp import McpServer
-    except ModuleNotFoundError as error:
-        if error.name not in ("mcp", "mcp_types", "httpx2"):
-            raise
-        reason = 'needs the package mcp: pip install "callboard[mcp]"'
-        raise ConfigError(f"[mcp.{name}] {reason}") from error
-    try:
-        return McpServer(name, settings, base)
-    except ConfigError as error:
-        raise ConfigError(f"[mcp.{name}] {error}") from error
+        Raises:
+            ConfigError: One of them is not.
+        """
+        for agent in self:
+            for called in agent.callables({}) if agent.callables else ():
+                if called.id not in self._agents and not is_uuid(called.id):
+                    raise ConfigError(
+                        f"agent {agent.name}: callable_assistants: there is no agent {called.id}; "
+                        + suggest(called.id, self.names)
+                    )
 
 
 def _adopt(name: str, function: object, models: Models) -> AgentSpec:
     try:
-        spec = _make_spec(name, function, models)
+        spec = make_spec(name, function, models)
     except TypeError as error:
-        raise ConfigError(f"agent {name}: {_place(function)}{error}") from error
-    return _checked(spec, f"agent {name}:")
+        raise ConfigError(f"agent {name}: {place_of(function)}{error}") from error
+    return checked(spec, f"agent {name}:")
 
 
-def _checked(spec: AgentSpec, key: str) -> AgentSpec:
-    """Returns an agent that can run as it is, without a configuration of an assistant."""
+def checked(spec: AgentSpec, key: str) -> AgentSpec:
+    """Returns an agent that can run as it is, without a configuration of an assistant.
+
+    Args:
+        spec: The agent.
+        key: Where it is described.
+
+    Raises:
+        ConfigError: It cannot.
+    """
     try:
         if spec.check is not None:
             spec.check({})
@@ -176,114 +149,17 @@ def _checked(spec: AgentSpec, key: str) -> AgentSpec:
     return spec
 
 
-def _load_agent(
-    name: str,
-    settings: AgentSettings,
-    base: Path,
-    servers: Mapping[str, McpServer],
-    models: Models,
-) -> AgentSpec:
-    table = f"[agents.{name}]"
-    if settings.entrypoint is None:
-        chat = _make_chat_agent(name, settings, base, servers)
-        return _checked(_with_settings(_make_spec(name, chat, models), settings), table)
-    key = f"{table} entrypoint"
-    agent = _load(settings.entrypoint, base, key)
-    try:
-        spec = _with_settings(_make_spec(name, agent, models), settings)
-    except TypeError as error:
-        reason = f"{_place(agent)}{error}"
-        raise ConfigError(f'{key} "{settings.entrypoint}": {reason}') from error
-    return _checked(spec, table)
+def make_spec(name: str, agent: object, models: Models) -> AgentSpec:
+    """Returns what can run an agent.
 
+    Args:
+        name: Its name.
+        agent: A function, a factory or a chat agent.
+        models: What its models are opened with.
 
-def _make_chat_agent(
-    name: str, settings: AgentSettings, base: Path, servers: Mapping[str, McpServer]
-) -> ChatAgent:
-    tools = [_load_tool(f"[agents.{name}] tools", written, base) for written in settings.tools]
-    if settings.workspace is not None:
-        tools += _make_workspace_tools(f"[agents.{name}.workspace]", settings.workspace)
-    try:
-        for it in settings.client_tools:
-            tools.append(client_tool(it.name, it.description, it.parameters))
-        return ChatAgent(
-            settings.model or "",
-            settings.system,
-            tools,
-            settings.max_turns,
-            base,
-            _pick_sources(f"[agents.{name}] mcp", settings.mcp, servers),
-            callable_assistants=settings.callable_assistants,
-            others=settings.others,
-            tool_policy=settings.tool_policy,
-            output_schema=settings.output_schema,
-            max_total_tokens=settings.max_total_tokens,
-            max_cost=settings.max_cost,
-            max_output_tokens=settings.max_output_tokens,
-            effort=settings.effort,
-            model_attempts=settings.model_attempts,
-            compact_at=settings.compact_at,
-        )
-    except ModelSpecError as error:
-        raise ConfigError(f"[agents.{name}] model: {error}") from error
-    except Unfit as error:
-        raise ConfigError(f"[agents.{name}] {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"[agents.{name}] tools: {error}") from error
-
-
-def _make_workspace_tools(key: str, settings: WorkspaceSettings) -> list[Tool]:
-    try:
-        return workspace_tools(**settings.model_dump())
-    except ConfigError as error:
-        raise ConfigError(f"{key} {error}") from error
-
-
-def _pick_sources(
-    key: str, entries: Sequence[str], servers: Mapping[str, McpServer]
-) -> list[ToolSource]:
-    """Returns whole servers where they are named alone, else what is named of them."""
-    wanted: dict[str, list[str]] = {}
-    for entry in entries:
-        server, _, name = entry.partition(":")
-        wanted.setdefault(server, []).append(name)
-    return [
-        servers[server] if "" in names else servers[server].pick(names, key)
-        for server, names in wanted.items()
-    ]
-
-
-def _load_tool(key: str, written: str, base: Path) -> Tool:
-    found = _load(written, base, key)
-    if isinstance(found, Tool):
-        return found
-    if not inspect.isroutine(found):
-        raise ConfigError(f'{key} "{written}": is {type(found).__name__}, not a function')
-    try:
-        return tool(found)
-    except TypeError as error:
-        raise ConfigError(f'{key} "{written}": {_place(found)}{error}') from error
-
-
-def _load(entrypoint: str, base: Path, key: str) -> object:
-    try:
-        return load_object(entrypoint, base)
-    except ConfigError as error:
-        raise ConfigError(f'{key} "{entrypoint}": {error}') from error
-
-
-def _with_settings(spec: AgentSpec, settings: AgentSettings) -> AgentSpec:
-    return replace(
-        spec,
-        description=settings.description or spec.description,
-        timeout=settings.timeout,
-        concurrency=settings.concurrency,
-        max_attempts=settings.max_attempts,
-        retry_pause=settings.retry_pause,
-    )
-
-
-def _make_spec(name: str, agent: object, models: Models) -> AgentSpec:
+    Raises:
+        TypeError: It cannot be an agent.
+    """
     function = adapt(agent)
 
     async def run(ctx: Context) -> Message | None:
@@ -318,7 +194,7 @@ async def _run_chat(agent: ChatAgent, ctx: Context) -> Message | None:
     return await agent(ctx)
 
 
-def _place(found: object) -> str:
+def place_of(found: object) -> str:
     """Returns where something was defined, if it was in a file."""
     code = getattr(inspect.unwrap(found) if callable(found) else found, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}: " if code else ""

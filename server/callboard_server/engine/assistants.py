@@ -235,7 +235,9 @@ class Assistants:
     ) -> dict[Path, str]:
         """Returns what is wrong with whom a configuration lets an agent call: who is not there."""
         problems: dict[Path, str] = {}
-        for place, called in enumerate(agent.callables(config) if agent.callables else ()):
+        if agent.callables is None or "callable_assistants" not in config:
+            return problems
+        for place, called in enumerate(agent.callables(config)):
             try:
                 self.resolve(reader, tenant, called.id, called.version)
             except ServiceError as error:
