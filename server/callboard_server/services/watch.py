@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,10 +20,11 @@ from callboard_server.log.fold import JOB_KINDS, JobsFold
 from callboard_server.rpc import Call
 from callboard_server.services.paging import fitting
 from callboard_server.services.streams import check_cursor
-from callboard_server.store.base import EventFilter, JobRow, Reader
+from callboard_server.store.base import EventFilter, JobRow, Page, Reader, ThreadRow
 
 _SNAPSHOT_JOBS = 50
-_WANTED = EventFilter(kinds=JOB_KINDS | kinds("thread_deleted"))
+_ALL = Page(limit=sys.maxsize)
+_KINDS = JOB_KINDS | kinds("thread_deleted")
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class _Watch:
 
     request: WatchJobsRequest
     session: int
+    wanted: EventFilter
     start: int
     above: set[str]
     """The threads of which it shows the jobs: with TREE those of the jobs that it covers, too."""
@@ -95,7 +98,7 @@ class _Watch:
 
     def replay(self, reader: Reader, through: int) -> None:
         """Starts from how the jobs stood at a sequence."""
-        for record in reader.events(self.session, _WANTED, through=through):
+        for record in reader.events(self.session, self.wanted, through=through):
             self._apply(record.event)
 
     @property
@@ -116,7 +119,7 @@ async def watch_jobs(engine: Engine, call: Call, request: WatchJobsRequest) -> A
     tenant = call.caller.tenant
     watch = await engine.store.read(lambda reader: _open(engine, reader, tenant, request))
     reader = SessionReader(
-        engine.store, engine.hub, watch.session, _WANTED, after=watch.start, deltas=False
+        engine.store, engine.hub, watch.session, watch.wanted, after=watch.start, deltas=False
     )
     through = watch.start
     async with reader:
@@ -142,21 +145,31 @@ async def watch_jobs(engine: Engine, call: Call, request: WatchJobsRequest) -> A
 
 
 def _open(engine: Engine, reader: Reader, tenant: str, request: WatchJobsRequest) -> _Watch:
-    if request.job_id:
-        thread = jobs.find(reader, tenant, request.job_id).thread
-    else:
-        thread = find_thread(reader, tenant, request.parent_thread_id)
-    session = thread.session
-    above = {request.parent_thread_id} - {""}
-    watch = _Watch(request, session.key, session.head, above)
+    job = jobs.find(reader, tenant, request.job_id) if request.job_id else None
+    thread = job.thread if job else find_thread(reader, tenant, request.parent_thread_id)
+    session, alone = thread.session, job if request.scope != JOB_SCOPE_TREE else None
+    watch = _Watch(
+        request,
+        session.key,
+        EventFilter(thread=alone.thread.key if alone else None, kinds=_KINDS),
+        start=session.head,
+        above={request.parent_thread_id} - {""},
+    )
     if request.HasField("after_sequence"):
         check_cursor(session, request.after_sequence)
         watch.start = request.after_sequence
         watch.replay(reader, request.after_sequence)
     else:
-        # In the order in which they were launched: parents first.
-        watch.take_snapshot(engine, reader, reader.jobs_of_session(session.key))
+        rows = [] if alone else _rows_below(reader, thread, request.scope == JOB_SCOPE_TREE)
+        watch.take_snapshot(engine, reader, [*([job] if job else []), *rows])
     return watch
+
+
+def _rows_below(reader: Reader, thread: ThreadRow, whole_tree: bool) -> list[JobRow]:
+    """Returns the jobs of a thread, or all below it, in the order of their launch: parents first."""
+    scope = {"below": thread.key} if whole_tree else {"parent": thread.key}
+    found = reader.list_jobs(thread.session.tenant, _ALL, states=(), labels={}, **scope)
+    return found[::-1]
 
 
 def _snapshot(watch: _Watch, through: int) -> Iterator[bytes]:
