@@ -166,7 +166,7 @@ def _open(engine: Engine, reader: Reader, tenant: str, request: WatchJobsRequest
 
 
 def _rows_below(reader: Reader, thread: ThreadRow, whole_tree: bool) -> list[JobRow]:
-    """Returns the jobs of a thread, or all below it, in the order of their launch: parents first."""
+    """Returns the jobs of a thread, or all below it, as they were launched: parents first."""
     scope = {"below": thread.key} if whole_tree else {"parent": thread.key}
     found = reader.list_jobs(thread.session.tenant, _ALL, states=(), labels={}, **scope)
     return found[::-1]
