@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from callboard.cli import main
+from tests.support.programs import Program
 
 COMMAND = [sys.executable, "-m", "callboard.cli"]
 
@@ -40,34 +42,46 @@ class Result:
 Run = Callable[..., Result]
 
 
+class Piped(Program):
+    """A command that reads from a pipe and prints into pipes.
+
+    Attributes:
+        stdin: What it reads.
+        stdout: What it prints.
+        stderr: What it says beside that.
+    """
+
+    def __init__(self, *arguments: str, env: Mapping[str, str] | None, cwd: Path | None) -> None:
+        (given, stdin), (stdout, printed), (stderr, said) = os.pipe(), os.pipe(), os.pipe()
+        with os.fdopen(given, "rb") as a, os.fdopen(printed, "wb") as b, os.fdopen(said, "wb") as c:
+            super().__init__("callboard", *arguments, env=env, cwd=cwd, stdin=a, stdout=b, stderr=c)
+        self.stdin, self.stdout = os.fdopen(stdin, "w"), os.fdopen(stdout)
+        self.stderr = os.fdopen(stderr)
+
+    def close(self) -> None:
+        """Ends it, if it has not ended."""
+        # It may have children, and ends them then.
+        self.send_signal(signal.SIGTERM)
+        try:
+            self.wait(10)
+        finally:
+            self.kill()
+            for each in (self.stdin, self.stdout, self.stderr):
+                with suppress(BrokenPipeError):
+                    each.close()
+
+
 @contextmanager
 def running(
     *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[Piped]:
     """Runs a command in a process of its own, which does not outlive the test."""
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            # It may have children, and ends them then.
-            process.terminate()
-            try:
-                process.communicate(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with closing(Piped(*arguments, env=env, cwd=cwd)) as process:
+        yield process
 
 
-def read_ready(process: subprocess.Popen[str]) -> dict[str, Any]:
+def read_ready(process: Piped) -> dict[str, Any]:
     """What a server says once it takes calls."""
-    assert process.stdout is not None
     ready: dict[str, Any] = json.loads(process.stdout.readline())
     return ready
 

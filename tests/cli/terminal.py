@@ -9,14 +9,13 @@ import re
 import select
 import signal
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from tests.cli.conftest import COMMAND
+from tests.support.programs import Program
 
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -30,15 +29,14 @@ class Terminal:
     def __init__(self, *arguments: str, env: Mapping[str, str], columns: int = 80) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        self._process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            env={**env, "TERM": "xterm-256color"},
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
+        with os.fdopen(slave, "r+b", buffering=0) as file:
+            self._process = Program(
+                *("callboard", *arguments),
+                env={**env, "TERM": "xterm-256color"},
+                stdin=file,
+                stdout=file,
+                stderr=file,
+            )
         self.output = ""
         self._seen = 0
 

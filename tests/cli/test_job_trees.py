@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from callboard import Client, Job, RunState
 from callboard.cli.job_tree import JobTree
 from tests.cli.conftest import Run, environment, read_ready, running
-from tests.cli.terminal import Terminal
+from tests.cli.terminal import PATIENCE, Terminal
 from tests.cli.test_actions import asked_again
 from tests.cli.test_jobs import launch
 
@@ -172,8 +172,8 @@ def test_a_watch_through_a_pipe_goes_over_the_tree_and_a_restart(
             running("jobs", "watch", job.job_id, "--json", env=env) as frames,
         ):
             told = f"{asker.job_id}  needs action  asker  waits for an answer: Which colour?\n"
-            assert told in iter(lines.stdout.readline, "")  # type: ignore[union-attr]
-            first = json.loads(frames.stdout.readline())  # type: ignore[union-attr]
+            assert told in lines.stdout
+            first = json.loads(frames.stdout.readline())
             assert first["job_id"] == job.job_id
             process.kill()
             process.wait()
@@ -182,13 +182,11 @@ def test_a_watch_through_a_pipe_goes_over_the_tree_and_a_restart(
                 read_ready(again)
                 [action] = client.actions.list(asker.job_id)
                 client.actions.answer(action, "red")
-                out, err = lines.communicate(timeout=60)
-                assert (lines.returncode, err) == (0, "")
-                *_, last, result = out.splitlines()
+                *_, last, result = lines.stdout.read().splitlines()
+                assert (lines.wait(PATIENCE), lines.stderr.read()) == (0, "")
                 assert last == f"{job.job_id}  succeeded     chief"
                 assert result == "All have said what they had to say."
-                out, _ = frames.communicate(timeout=60)
-                ends = {(job["agent"], job["state"]) for job in map(json.loads, out.splitlines())}
+                ends = {(job["agent"], job["state"]) for job in map(json.loads, frames.stdout)}
                 assert ends >= {(n, "RUN_STATE_SUCCEEDED") for n in ("chief", "second", "asker")}
 
 

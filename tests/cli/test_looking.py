@@ -118,7 +118,6 @@ def test_events_follow_until_interrupted(address: str, cli: Run) -> None:
     job_id = cli("jobs", "launch", "countdown", "1").out.strip()
     flags = ("--follow", "--deltas", "--json")
     with running("events", job_id, *flags, env=environment(address)) as process:
-        assert process.stdout is not None and process.stderr is not None
         while "run_finished" not in json.loads(process.stdout.readline()):
             pass
         process.send_signal(signal.SIGINT)

@@ -31,7 +31,6 @@ def fail_to_serve(folder: Path, *arguments: str) -> str:
 
 def test_says_when_it_is_ready_and_stops_in_good_order(folder: Path) -> None:
     with running("serve", "--port", "0", "--db", "jobs.db", cwd=folder) as process:
-        assert process.stdout is not None
         ready = process.stdout.readline()
         assert ready.startswith("ready on 127.0.0.1:")
         assert ready.endswith("agents: assistant, count_words, countdown · db: jobs.db\n")
@@ -74,7 +73,6 @@ def test_reload_survives_a_broken_edit(folder: Path) -> None:
     config = folder / "callboard.toml"
     whole = config.read_text()
     with running("--json", "serve", "--port", "0", "--reload", cwd=folder) as process:
-        assert process.stderr is not None
         assert "count_words" in read_ready(process)["agents"]
         config.write_text("[agents.a]\n")
         error = next(line for line in process.stderr if line.startswith("error: "))
@@ -85,7 +83,7 @@ def test_reload_survives_a_broken_edit(folder: Path) -> None:
         assert read_ready(process)["agents"] == ["countdown", "words"]
         (folder / "agents.py").touch()
         assert read_ready(process)["agents"] == ["countdown", "words"]
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         assert process.wait(20) == 0
     assert "agents.py changed" in rest

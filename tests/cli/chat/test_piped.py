@@ -48,8 +48,6 @@ class TestMessages:
 
     def test_a_reader_that_goes_away_is_no_error(self, address: str) -> None:
         with running("chat", "echo", "--json", env=environment(address)) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None and process.stderr is not None
             process.stdin.write("one\n")
             process.stdin.flush()
             process.stdout.readline()
@@ -61,7 +59,6 @@ class TestMessages:
 
     def test_an_interrupt_stops_an_answer_and_another_one_all(self, address: str) -> None:
         with running("chat", "sleeper", env=environment(address)) as process:
-            assert process.stdin is not None and process.stdout is not None
             process.stdin.write("x\n")
             process.stdin.flush()
             assert process.stdout.readline() == "Good night.\n"
@@ -72,7 +69,6 @@ class TestMessages:
 
     def test_a_thread_that_is_deleted_ends_it(self, address: str, client: Client) -> None:
         with running("chat", "sleeper", "--json", env=environment(address)) as process:
-            assert process.stdin is not None and process.stdout is not None
             process.stdin.write("x\ny\n")
             process.stdin.flush()
             thread_id = json.loads(process.stdout.readline())["thread_id"]
