@@ -26,6 +26,7 @@ from callboard_server.app import App, client_caller, open_app
 from callboard_server.config import ServerConfig
 from callboard_server.transport import GrpcServer
 from tests.robustness import validators
+from tests.robustness.telling import told_of_ends
 
 Agents = Sequence[Any] | Mapping[str, Any]
 
@@ -124,7 +125,7 @@ async def log_of(client: callboard.AsyncClient, thread_id: str) -> list[Event]:
 async def sound_log(client: callboard.AsyncClient, thread_id: str) -> list[Event]:
     """The whole log of a session in which all is over; it keeps every guarantee."""
     log = await log_of(client, thread_id)
-    problems = validators.check_log(log)
+    problems = [*validators.check_log(log), *told_of_ends(log)]
     assert not problems, problems
     return log
 
