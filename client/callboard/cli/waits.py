@@ -35,37 +35,23 @@ def open_actions(client: Client, jobs: Iterable[Job]) -> Asked:
 class Reasons:
     """Why the jobs that somebody watches do not run, as far as their changes do not say it.
 
-    What is before a job in line changes without it, and its change names an action, but not what
-    that asks.
+    What is before a job in line changes without it, and so does which of its questions are open.
     """
 
     def __init__(self, client: Client) -> None:
         """Looks things up at the server of `client`."""
         self._client = client.with_timeout(_PATIENCE)
-        self._looked_up: dict[str, Sequence[str]] = {}
-        self.asked: dict[str, Sequence[Action]] = {}
-        """What jobs wait to be answered, as far as it was looked up."""
+        self.asked: Asked = {}
+        """What jobs wait to be answered, of those that were looked up last."""
 
-    def knows(self, job: Job) -> bool:
-        """Whether it is known why a job does not run, or once was."""
-        if job.state == RunState.RUN_STATE_QUEUED:
-            return job.HasField("waiting_for")
-        asks = job.waiting_for.kind == WaitingFor.KIND_ACTIONS
-        return not asks or self._looked_up.get(job.job_id) == list(job.waiting_for.ids)
-
-    def look_up(self, jobs: Iterable[Job]) -> None:
+    def look_up(self, jobs: Sequence[Job]) -> None:
         """Looks up why jobs do not run now; on those in line, notes what they wait for.
 
         While the server does not answer, nothing changes.
         """
-        jobs = list(jobs)
         with suppress(CallboardError):
-            self._ask([job for job in jobs if not self.knows(job)])
+            self.asked = open_actions(self._client, jobs)
             self._line_up([job for job in jobs if job.state == RunState.RUN_STATE_QUEUED])
-
-    def _ask(self, jobs: Sequence[Job]) -> None:
-        self.asked |= open_actions(self._client, jobs)
-        self._looked_up |= {job.job_id: list(job.waiting_for.ids) for job in jobs}
 
     def _line_up(self, queued: Sequence[Job]) -> None:
         if not queued:

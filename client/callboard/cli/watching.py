@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich.live import Live
 
-from callboard import Client, Job
+from callboard import Client, Job, RunState
 from callboard.cli.job_tree import JobTree, TreeTable
 from callboard.cli.job_views import progress_line
 from callboard.cli.output import Output
@@ -17,6 +17,8 @@ from callboard.cli.waits import Reasons
 _DRAWS_PER_SECOND = 8
 _LOOKS_EVERY = 0.5
 """After how many seconds to look up anew why jobs do not run."""
+_UNEXPLAINED = (RunState.RUN_STATE_QUEUED, RunState.RUN_STATE_REQUIRES_ACTION)
+"""The states of jobs whose changes do not say all."""
 
 
 def watch_jobs(out: Output, client: Client, changes: Iterable[Job], root_id: str = "") -> list[Job]:
@@ -80,7 +82,7 @@ def _lines(out: Output, reasons: Reasons) -> Iterator[Callable[[Job], None]]:
     last: dict[str, str] = {}
 
     def show(job: Job) -> None:
-        if not reasons.knows(job):
+        if job.state in _UNEXPLAINED:
             reasons.look_up([job])
         line = progress_line(job, reasons.asked)
         # Not every change of a job shows.
