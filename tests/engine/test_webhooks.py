@@ -26,6 +26,8 @@ from callboard_server.agents.errors import AgentError
 from callboard_server.config import ConfigError, WebhookSettings, load_config
 from callboard_server.engine.outbox import Answer
 from callboard_server.engine.posting import HttpDestination, is_public
+from callboard_server.log.events import EVENT_BYTES
+from callboard_server.log.notices import MOST_BYTES
 from callboard_server.models.network import certificates
 from tests.support.gates import PATIENCE, Gates
 from tests.support.parking import open_actions, reply
@@ -204,6 +206,19 @@ async def test_a_redirected_job_is_told_of_when_its_new_run_is_over(db: Path, ga
         assert (data["run_id"], data["state"]) == (updated.run_id, "RUN_STATE_SUCCEEDED")
         await settled(client)
         assert receiver.is_quiet
+
+
+async def test_of_a_result_that_is_as_long_as_can_be_the_beginning_is_told(db: Path) -> None:
+    async def wordy(ctx: Context) -> str:
+        return "x" * (EVENT_BYTES - 1_000)
+
+    async with Receiver() as receiver, serving(receiver, db, wordy) as client:
+        job = await client.jobs.launch("wordy", "t" * 1_000_000, webhook="ops")
+        data = (await receiver.next()).data
+        assert (data["job_id"], data["state"]) == (job.job_id, "RUN_STATE_SUCCEEDED")
+        assert data["cut"] and data["text"].endswith("This was cut; the job itself has the whole.")
+        assert len(json.dumps(data)) < 2 * MOST_BYTES
+        await settled(client)
 
 
 async def test_an_unknown_webhook_is_refused_before_anything_is_written(db: Path) -> None:
