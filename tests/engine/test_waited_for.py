@@ -73,6 +73,8 @@ async def test_goes_where_the_run_ends_without_success(client: AsyncClient, how:
     ended = await client.jobs.wait([mine, below], timeout=PATIENCE)
     assert [job.state for job in ended] == [CANCELLED, CANCELLED]
     assert ended[0].waiting_run_id == run.run_id
+    async with client.jobs.watch(job_id=mine) as jobs:
+        assert (await anext(jobs)).waiting_run_id == run.run_id
     assert (await client.jobs.get(apart)).state == RunState.RUN_STATE_RUNNING
     assert (await client.threads.get(run.thread_id)).unread_notice_count == 0
     await client.jobs.cancel(apart)

@@ -18,7 +18,7 @@ from callboard_server.agents.callees import unseen
 from callboard_server.agents.chat import ChatAgent
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
-from callboard_server.agents.kit import KIT_PROMPT, KIT_TOOLS
+from callboard_server.agents.kit import KIT_PROMPT, KIT_TOOLS, insisted
 from callboard_server.config import CallableAssistant, ConfigError
 from callboard_server.models.base import Answer, ModelRequest, Piece
 from callboard_server.store.sqlite import admin
@@ -221,6 +221,28 @@ class TestWhatTheModelIsTold:
 
 def described(request: ModelRequest) -> list[object]:
     return [(tool.name, tool.description, tool.parameters) for tool in request.tools]
+
+    async def test_of_assistants_what_they_or_their_agents_say(self, tmp_path: Path) -> None:
+        model = Listening()
+        agents = {"boss": ChatAgent(model), "failing": failing}
+        async with local(agents, tmp_path / "jobs.db") as client:
+            silent = await client.assistants.create("failing", name="Silent")
+            talker = await client.assistants.create("failing", name="Talker", description="Talks.")
+            called = [silent.assistant_id, talker.assistant_id]
+            config = {"callable_assistants": called}
+            await client.runs.create("boss", "hello", config=config, wait=PATIENCE)
+        [request] = model.requests
+        told = "- Silent: Fails at what it is given.\n- Talker: Talks."
+        assert request.tools[0].description.endswith(told)
+
+
+async def test_a_run_is_tried_again_where_its_server_does_not_answer() -> None:
+    async def refuse() -> None:
+        raise callboard.Unavailable("the server is stopping")
+
+    with pytest.raises(AgentError) as raised:
+        await insisted(refuse())
+    assert raised.value.run_error.retryable
 
 
 class TestAsking:

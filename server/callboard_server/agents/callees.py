@@ -28,6 +28,8 @@ class Callee:
     """What the configuration says."""
     assistant: Assistant | None = None
     """What was found behind that; None where it is gone, or was not looked up."""
+    does: str = ""
+    """What it, or else its agent, says of itself."""
     number: int = 1
     """Which one it is of those of its name, in the same mode."""
 
@@ -51,9 +53,8 @@ class Callee:
     @property
     def description(self) -> str:
         """What it does, and what it knows."""
-        own = self.assistant.description if self.assistant else ""
         knows = "It knows this conversation." if self.entry.context == "fork" else ""
-        return " ".join(part for part in (self.entry.description or own, knows) if part)
+        return " ".join(part for part in (self.entry.description or self.does, knows) if part)
 
     @property
     def is_name_known(self) -> bool:
@@ -81,9 +82,11 @@ async def look_up(client: AsyncClient, entries: Iterable[CallableAssistant]) -> 
 
 async def _find(client: AsyncClient, entry: CallableAssistant) -> Callee:
     try:
-        return Callee(entry, await client.assistants.get(entry.id, version=entry.version))
+        assistant = await client.assistants.get(entry.id, version=entry.version)
+        agent = await client.assistants.get_agent(assistant.agent)
     except NotFound:
         return Callee(entry)
+    return Callee(entry, assistant, assistant.description or agent.description)
 
 
 def _numbered(callees: Sequence[Callee]) -> list[Callee]:
@@ -107,13 +110,5 @@ def _is_alike(one: Callee, other: Callee) -> bool:
 async def who_is_left(client: AsyncClient, callees: Iterable[Callee]) -> list[Callee]:
     """Returns those who can be called now."""
     callees = list(callees)
-    left = await asyncio.gather(*(_is_there(client, callee.entry) for callee in callees))
-    return [callee for callee, is_there in zip(callees, left, strict=True) if is_there]
-
-
-async def _is_there(client: AsyncClient, entry: CallableAssistant) -> bool:
-    assistant = (await _find(client, entry)).assistant
-    try:
-        return assistant is not None and bool(await client.assistants.get_agent(assistant.agent))
-    except NotFound:
-        return False
+    found = await asyncio.gather(*(_find(client, callee.entry) for callee in callees))
+    return [callee for callee, now in zip(callees, found, strict=True) if now.assistant is not None]
