@@ -17,8 +17,8 @@ from callboard_server.agents.registry import Registry
 from callboard_server.agents.sources import open_sources
 from callboard_server.channel import LocalChannel
 from callboard_server.config import ServerConfig
+from callboard_server.engine.claim import Claim
 from callboard_server.engine.engine import Caller, Engine
-from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
 from callboard_server.engine.outbox import Destination
 from callboard_server.engine.sweep import Sweep

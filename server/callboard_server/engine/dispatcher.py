@@ -20,7 +20,7 @@ from callboard_server.agents.registry import Registry
 from callboard_server.engine.admission import rescue
 from callboard_server.engine.alarm import Alarm
 from callboard_server.engine.assistants import Assistants
-from callboard_server.engine.execution import Claim
+from callboard_server.engine.claim import Claim
 from callboard_server.engine.lifecycle import start
 from callboard_server.engine.live import Hub
 from callboard_server.engine.watchdog import Watchdog

@@ -21,8 +21,8 @@ from callboard_server import errors
 from callboard_server.agents.registry import Registry
 from callboard_server.engine import present
 from callboard_server.engine.assistants import Assistants
+from callboard_server.engine.claim import Claim
 from callboard_server.engine.dispatcher import Dispatcher
-from callboard_server.engine.execution import Claim
 from callboard_server.engine.jobs import DelegationLimits
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, TERMINAL
 from callboard_server.engine.live import Hub

@@ -20,12 +20,13 @@ from callboard.v1.event_pb2 import (
     RunTrigger,
 )
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy, Outcome, RunError, RunState, WaitingFor
-from callboard.v1.message_pb2 import Message, Role, Text
-from callboard.v1.run_pb2 import Delta, Run
+from callboard.v1.message_pb2 import Message, Role
+from callboard.v1.run_pb2 import Delta
 from callboard_server.agents.errors import AgentError, Fenced
 from callboard_server.agents.steps import current_path
 from callboard_server.engine import notices
 from callboard_server.engine.actions import close_late, raise_action
+from callboard_server.engine.claim import Claim
 from callboard_server.engine.creation import apply_patch
 from callboard_server.engine.ending import finish, finish_stopped, stopped, tell_of_job
 from callboard_server.engine.lifecycle import (
@@ -38,7 +39,8 @@ from callboard_server.engine.lifecycle import (
     record,
 )
 from callboard_server.engine.line import ThreadLine, held_in_line
-from callboard_server.engine.live import Hub, OpenMessage
+from callboard_server.engine.live import Hub
+from callboard_server.engine.open_messages import OpenMessages, discarded
 from callboard_server.engine.waiting import combined, is_over
 from callboard_server.ids import new_id
 from callboard_server.log.conversation import CONVERSATION_KINDS, Conversation
@@ -57,28 +59,8 @@ from callboard_server.store.base import (
 
 T = TypeVar("T")
 
-_CUT_OFF_BYTES = EVENT_BYTES // 8
 BUFFER = 1000
 """How many posted events may wait for their commit before posting waits, too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a worker holds of a run: enough to write to it as long as the claim stands."""
-
-    tenant: str
-    run: Run
-    """The run as it was when it was claimed."""
-    run_key: int
-    thread_key: int
-    session_key: int
-
-    @classmethod
-    def of(cls, row: RunRow) -> Claim:
-        run = Run()
-        run.CopyFrom(row.data)
-        session = row.thread.session
-        return cls(session.tenant, run, row.key, row.thread.key, session.key)
 
 
 @dataclass(slots=True, eq=False)
@@ -102,12 +84,11 @@ class Execution:
         self.assistant = assistant
         self.actor = Actor(kind=Actor.KIND_ASSISTANT, name=assistant.name)
         self._store = store
-        self._hub = hub
+        self._streamed = OpenMessages(hub, self.actor)
         self._posted: list[Event | Draft] = []
         self._flushing: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         """Why posted events could not be written."""
-        self._writing: dict[str, OpenMessage] = {}
         self.last_message: Message | None = None
         """The last message of the assistant that this code has committed."""
         self._conversation = Conversation()
@@ -219,7 +200,8 @@ class Execution:
 
         Where the run was asked to stop, that is how it ends.
         """
-        events = [*self._take_posted(), *self._cut_off_messages(), *last_words]
+        cut_off = map(self.message_event, self._streamed.cut_off())
+        events = [*self._take_posted(), *cut_off, *last_words]
         if not outcome.HasField("result") and self.last_message is not None:
             outcome.result.CopyFrom(self.last_message)
 
@@ -242,7 +224,7 @@ class Execution:
 
     async def retry(self, error: RunError, pause: float) -> None:
         """Counts the attempt as failed and lets the run go on after a pause, in seconds."""
-        events = [*self._take_posted(), *self._discarded_messages()]
+        events = [*self._take_posted(), *self._streamed.discard()]
 
         def change(tx: Transaction) -> None:
             line, run = self._held_in_line(tx)
@@ -261,7 +243,7 @@ class Execution:
         # Behind an event that was lost none may follow.
         posted = [] if self._failure else self._take_posted()
         self._failure = None
-        events = [*posted, *self._discarded_messages()]
+        events = [*posted, *self._streamed.discard()]
 
         def change(tx: Transaction) -> None:
             line, run = self._held_in_line(tx)
@@ -284,7 +266,7 @@ class Execution:
         """The claim is over: what code that did not stop still writes, is not even shown."""
         self.closed = True
         self._failure = Fenced(self.run.run_id)
-        self._writing.clear()
+        self._streamed.clear()
         self.parked = False
         self._at_work.set()
         self._changed.set()
@@ -493,50 +475,31 @@ class Execution:
         has_answered = any(turn.is_answer and turn.run_id == self.run.run_id for turn in turns)
         return 0 if has_answered else self._seen
 
-    # Messages in the making
+    # Messages
 
     def open_message(self, context_sequence: int) -> str:
         """Begins a message that streams; returns its id."""
         if self._failure is not None:
             raise self._failure
-        message_id = new_id()
-        header = Delta(
-            message_id=message_id,
-            run_id=self.run.run_id,
-            thread_id=self.run.thread_id,
-            attempt=self.run.attempt,
-            author=self.assistant.name,
-        )
-        claim = self.claim
-        message = OpenMessage(
-            message_id,
-            claim.session_key,
-            claim.thread_key,
-            claim.run_key,
-            header,
-            context_sequence,
-        )
-        self._writing[message_id] = message
-        self._hub.open_message(message)
-        return message_id
+        return self._streamed.open(self.claim, context_sequence)
 
     def write_delta(
         self, message_id: str, index: int, text: str, kind: Delta.Kind.ValueType
     ) -> None:
         if self._failure is not None:
             raise self._failure
-        self._hub.write(self._writing[message_id], index, text, kind)
+        self._streamed.write(message_id, index, text, kind)
 
     async def commit_message(self, message: Message) -> Message:
         """Makes a message durable; it replaces its deltas."""
         event = self.message_event(message)
         # Before the commit: one that is cancelled while it is under way takes place all the same.
-        writing = self._writing.pop(message.message_id, None)
+        streamed = self._streamed.take(message.message_id)
         try:
             await self.commit(event)
         except StoreError:
-            if writing is not None:
-                self._writing[message.message_id] = writing
+            if streamed is not None:
+                self._streamed.put_back(streamed)
             raise
         if message.role == Role.ROLE_ASSISTANT:
             self.last_message = event.message_added.message
@@ -544,20 +507,8 @@ class Execution:
 
     async def discard_message(self, message_id: str, reason: str, *events: Event) -> None:
         """Makes it durable that what was streamed is void, behind other events."""
-        self._writing.pop(message_id, None)
-        await self.commit(*events, self._discarded(message_id, reason))
-
-    def _discarded(self, message_id: str, reason: str) -> Event:
-        event = Event(actor=self.actor)
-        event.message_discarded.message_id = message_id
-        event.message_discarded.reason = reason
-        return event
-
-    def _discarded_messages(self) -> list[Event]:
-        """What was streamed and not committed is void: the model will be called again."""
-        events = [self._discarded(each, "the server stopped") for each in self._writing]
-        self._writing.clear()
-        return events
+        self._streamed.take(message_id)
+        await self.commit(*events, discarded(self.actor, message_id, reason))
 
     def message_event(self, message: Message) -> Event:
         """Returns the event that adds a message of this run."""
@@ -573,29 +524,8 @@ class Execution:
     def drop_unwritten(self) -> None:
         """Forgets what was posted or streamed and is not committed."""
         self._posted.clear()
-        self._writing.clear()
+        self._streamed.clear()
         self._failure = None
-
-    def _cut_off_messages(self) -> list[Event]:
-        """What was streamed and not committed becomes incomplete messages."""
-        events = []
-        for open_message in self._writing.values():
-            message = Message(
-                message_id=open_message.message_id,
-                role=Role.ROLE_ASSISTANT,
-                context_sequence=open_message.context_sequence,
-                incomplete=True,
-            )
-            for _, (kind, text) in sorted(open_message.blocks.items()):
-                # A tool call that was cut off is not one.
-                if kind == Delta.KIND_TEXT and text:
-                    # The beginning of it, where it is more than an event can hold.
-                    kept = text[:_CUT_OFF_BYTES].decode(errors="ignore")
-                    message.content.add(text=Text(text=kept))
-            if message.content:
-                events.append(self.message_event(message))
-        self._writing.clear()
-        return events
 
     # Reading
 

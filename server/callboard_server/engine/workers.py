@@ -22,8 +22,9 @@ from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError, Fenced, describe_failure
 from callboard_server.agents.registry import AgentSpec, Registry
 from callboard_server.engine.assistants import effective_config
+from callboard_server.engine.claim import Claim
 from callboard_server.engine.ending import stop
-from callboard_server.engine.execution import Claim, Execution
+from callboard_server.engine.execution import Execution
 from callboard_server.engine.lifecycle import FAILED, SERVER, SUCCEEDED, TIMED_OUT
 from callboard_server.engine.line import ThreadLine
 from callboard_server.engine.live import Hub
