@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from callboard.v1.job_pb2 import Job
 
-_MOST = 1000
+_MOST, _MOST_BYTES = 1000, 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,23 @@ class Sighting:
 
 
 class Known:
-    """The jobs that were seen last, the longest known ones forgotten first."""
+    """The jobs that were seen last, the longest known ones forgotten first.
+
+    Results may be long: there is a bound for what all of it takes, too.
+    """
 
     def __init__(self) -> None:
         self._sightings: dict[str, Sighting] = {}
+        self._bytes = 0
 
     def saw(self, job: Job) -> Job:
         """Keeps how a job stands."""
+        before = self._sightings.get(job.job_id)
+        self._bytes += job.ByteSize() - (before.job.ByteSize() if before else 0)
         self._sightings[job.job_id] = Sighting(job, time.monotonic())
-        if len(self._sightings) > _MOST:
-            del self._sightings[next(iter(self._sightings))]
+        while len(self._sightings) > _MOST or self._bytes > _MOST_BYTES:
+            oldest = self._sightings.pop(next(iter(self._sightings)))
+            self._bytes -= oldest.job.ByteSize()
         return job
 
     def of(self, job_id: str) -> Sighting | None:
