@@ -15,7 +15,7 @@ from callboard.v1.message_pb2 import Message
 from callboard.v1.run_pb2 import Run
 from stage import Check, console, make_checks
 from standins.openai import broken_seals
-from two_assistants_standins import entries, instructions, spoken
+from standins.requests import entries, instructions, spoken
 
 
 @dataclass(frozen=True, slots=True)

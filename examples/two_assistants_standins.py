@@ -1,17 +1,15 @@
-"""What the stand-ins of two_assistants.py answer, and how to read what they are asked."""
+"""What the stand-ins of two_assistants.py answer."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from textwrap import shorten
 from typing import Any
 
 from standins.replies import Reply, Script
+from standins.requests import instructions, spoken
 
 _OTHER = re.compile(r'<agent name="([^"]*)">(.*)</agent>', re.S)
-
-Json = Mapping[str, Any]
 
 
 def telling(vendor: str) -> Script:
@@ -42,26 +40,3 @@ def telling(vendor: str) -> Script:
 
 def _count(*texts: str) -> int:
     return sum(len(text.split()) for text in texts)
-
-
-def instructions(body: Json) -> str:
-    """Returns the system prompt of a request."""
-    text: str = body.get("system") or body.get("instructions") or ""
-    return text
-
-
-def entries(body: Json) -> Iterator[tuple[str, Json]]:
-    """Yields the parts of a request's conversation, each with the role of who says it."""
-    for item in body.get("messages") or body["input"]:
-        role, content = item.get("role", "assistant"), item.get("content")
-        if isinstance(content, list):
-            yield from ((role, part) for part in content)
-        else:
-            yield role, item
-
-
-def spoken(body: Json) -> Iterator[tuple[str, str]]:
-    """Yields the texts of a request's conversation, each with the role of who says it."""
-    for role, part in entries(body):
-        if text := part.get("text") or part.get("content"):
-            yield role, text

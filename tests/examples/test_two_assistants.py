@@ -20,26 +20,13 @@ from standins import anthropic, openai
 from standins.http import Handler, HttpServer, serving
 from standins.replies import Reply
 from tests.docs.markdown import ROOT
-from tests.support.gates import PATIENCE
-from tests.support.programs import run
+from tests.examples.demos import demonstrate, keyless
 from two_assistants import MODELS
 from two_assistants_checks import CHECKS, OF_REQUESTS, Play
 
 Change = Callable[[Play], Play]
 ALL = [*CHECKS, *OF_REQUESTS]
-
-
-def keyless() -> dict[str, str]:
-    """The variables of this process without those that the demo looks at."""
-    own = [name for each in PROVIDERS.values() for name in (each.key, each.url)]
-    kept = {name: value for name, value in os.environ.items() if name not in own}
-    return {name: kept[name] for name in kept if not name.startswith("CALLBOARD_MODEL")}
-
-
-async def demonstrate(**variables: str) -> tuple[int, str]:
-    """Runs the demo; returns its exit code and what it printed."""
-    demo = ROOT / "examples" / "two_assistants.py"
-    return await asyncio.to_thread(run, demo, timeout=6 * PATIENCE, env={**keyless(), **variables})
+DEMO = "two_assistants.py"
 
 
 def asked(server: HttpServer) -> list[tuple[str, str]]:
@@ -48,7 +35,7 @@ def asked(server: HttpServer) -> list[tuple[str, str]]:
 
 
 async def test_without_keys_stand_ins_answer_and_it_says_so() -> None:
-    code, printed = await demonstrate()
+    code, printed = await demonstrate(DEMO)
     for provider in PROVIDERS.values():
         assert f"{provider.key} is not set: in the place of {provider.vendor} a stand" in printed
     assert printed.count("and am no language model") >= 3
@@ -59,7 +46,10 @@ async def test_without_keys_stand_ins_answer_and_it_says_so() -> None:
 async def test_a_provider_whose_key_is_set_is_called() -> None:
     async with serving(openai.scripted(lambda body: Reply("Somebody."))) as server:
         code, printed = await demonstrate(
-            OPENAI_API_KEY="sk-1", OPENAI_BASE_URL=f"{server.url}/v1", CALLBOARD_MODEL_A="openai:x"
+            DEMO,
+            OPENAI_API_KEY="sk-1",
+            OPENAI_BASE_URL=f"{server.url}/v1",
+            CALLBOARD_MODEL_A="openai:x",
         )
         assert asked(server) == [("Bearer sk-1", "x")] * 2
     assert "OPENAI_API_KEY is set: openai:x is called at OpenAI." in printed
@@ -71,7 +61,10 @@ async def test_a_provider_whose_key_is_set_is_called() -> None:
 async def test_with_keys_no_requests_are_known() -> None:
     async with serving(anthropic.scripted(lambda body: Reply("Somebody."))) as server:
         code, printed = await demonstrate(
-            ANTHROPIC_API_KEY="sk-1", ANTHROPIC_BASE_URL=server.url, CALLBOARD_MODEL="anthropic:x"
+            DEMO,
+            ANTHROPIC_API_KEY="sk-1",
+            ANTHROPIC_BASE_URL=server.url,
+            CALLBOARD_MODEL="anthropic:x",
         )
         assert asked(server) == [("Bearer sk-1", "x")] * 3
     assert "no language model" not in printed
@@ -83,7 +76,9 @@ async def test_with_keys_no_requests_are_known() -> None:
 async def test_a_key_that_is_refused_ends_it() -> None:
     refusing: Handler = anthropic.refusing(401, "authentication_error", "SECRET")
     async with serving(refusing) as server:
-        code, printed = await demonstrate(ANTHROPIC_API_KEY="sk-1", ANTHROPIC_BASE_URL=server.url)
+        code, printed = await demonstrate(
+            DEMO, ANTHROPIC_API_KEY="sk-1", ANTHROPIC_BASE_URL=server.url
+        )
     assert "agent did not answer: anthropic:" in printed
     assert "does not accept the key" in printed
     assert "SECRET" not in printed
@@ -92,7 +87,7 @@ async def test_a_key_that_is_refused_ends_it() -> None:
 
 
 async def test_a_model_of_nobody_is_refused() -> None:
-    code, printed = await demonstrate(CALLBOARD_MODEL="x")
+    code, printed = await demonstrate(DEMO, CALLBOARD_MODEL="x")
     assert printed == "'x': name a model as anthropic:MODEL or openai:MODEL\n"
     assert code == 1
 
