@@ -16,7 +16,7 @@ run: export CALLBOARD_TASK = $(value TASK)
 run: export CALLBOARD_DIR = $(value DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo-two-assistants serve test tools polyglot lint format type protos drift contract check crash bench clean
+.PHONY: help run demo-supervisor demo-two-assistants serve test tools polyglot lint format type protos drift contract check crash bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -24,6 +24,9 @@ help: ## Show this list
 run: .venv/.server ## Watch a story: TASK="what to do" DIR=folder CALLBOARD_MODEL=provider:model
 	@$(BIN)/python examples/story.py \
 		$${CALLBOARD_TASK:+--task="$$CALLBOARD_TASK"} $${CALLBOARD_DIR:+--dir="$$CALLBOARD_DIR"}
+
+demo-supervisor: .venv/.server ## Watch two supervisors, one outside of the server
+	@$(BIN)/python examples/supervisor.py
 
 demo-two-assistants: .venv/.server ## Watch two assistants on one thread, each of a provider
 	@$(BIN)/python examples/two_assistants.py
