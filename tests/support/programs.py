@@ -73,8 +73,9 @@ class Program:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kills it if it has not ended."""
-        self.kill()
+        """Kills it if it has not ended, and what it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
     def wait(self, timeout: float | None = None) -> int:

@@ -81,6 +81,8 @@ class Parent:
             become(json.loads(received), files)
         for file in files:
             os.close(file)
+        # A group of its own: what it starts can be killed along with it.
+        os.setpgid(pid, pid)
         self._waiting[pid] = connection
         connection.sendall(b"%d\n" % pid)
 
