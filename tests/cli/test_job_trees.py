@@ -237,6 +237,10 @@ def test_what_does_not_fit_a_screen_is_summed_up(client: Client, address: str) -
         terminal.read_until("500 jobs: 1 needs action, 499 waiting")
     # The last one of all is shown, for it is the most urgent one.
     assert f"└ {last.job_id}  ? needs action" in terminal.text
+    with Terminal(*command, env=environment(address), columns=30) as terminal:
+        drawn = terminal.read_until("… 465 more: 465 waiting")
+        terminal.read_until("500 jobs: 1 needs action, 499…")
+    assert last.job_id[:8] in drawn
     client.threads.delete(home)
 
 

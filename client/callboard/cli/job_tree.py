@@ -140,9 +140,9 @@ class TreeTable:
         shown = {line.node_id for line in lines}
         hidden = [job for job in jobs if job.job_id not in shown]
         if hidden:
-            yield Text(f"… {len(hidden)} more: {_counted(hidden)}", style="dim")
+            yield _sum(f"… {len(hidden)} more: {_counted(hidden)}")
         if len(jobs) > 1:
-            yield Text(_summed_up(jobs), style="dim")
+            yield _sum(_summed_up(jobs))
 
     def _table(self, lines: Sequence[Line], *, whole_ids: bool) -> Rows:
         tokens = ["tokens"] if any(tokens_gist(job.usage) for job in self._tree.jobs) else []
@@ -156,6 +156,11 @@ class TreeTable:
             now = job_now(job, self._asked)
             table.add(name, state_text(job.state), job.agent, running_time(job), *used, now)
         return table
+
+
+def _sum(text: str) -> Text:
+    # On a line, for it was counted as one.
+    return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _summed_up(jobs: Collection[Job]) -> str:
