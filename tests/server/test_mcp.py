@@ -29,6 +29,7 @@ from callboard_server.app import client_caller, open_app
 from callboard_server.config import ConfigError, McpSettings, ServerConfig, load_config
 from tests.server.doubles import make_context
 from tests.support.gates import PATIENCE
+from tests.support.programs import Program
 from tests.support.serving import settings
 from tests.support.waiting import until
 
@@ -43,28 +44,23 @@ class HttpServer:
     def __init__(self, era: str) -> None:
         self._era = era
         self._port = 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._program: Program | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}/mcp"
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            PROGRAM,
-            str(self._port),
-            self._era,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        self._port = int(await self._process.stdout.readline())
+        read, write = os.pipe()
+        with os.fdopen(read, "rb") as printed:
+            with os.fdopen(write, "wb") as stdout:
+                self._program = Program(PROGRAM, self._port, self._era, stdout=stdout)
+            self._port = int(await asyncio.to_thread(printed.readline))
 
     async def kill(self) -> None:
-        assert self._process is not None
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
+        assert self._program is not None
+        self._program.kill()
+        await self._program.ended()
 
 
 def piped(era: str = "modern", **more: Any) -> dict[str, Any]:
