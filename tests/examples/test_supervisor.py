@@ -173,7 +173,7 @@ async def test_a_call_whose_answer_it_did_not_live_to_see_is_made_again_and_coun
     async with serving(anthropic.scripted(lambda body: Reply("It is at work."))) as model:
         outside = program(running, home, file, model.url)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(6 * PATIENCE):
                 await outside.start()
                 await until_read(running.client, home.thread_id)
                 await outside.end()
@@ -197,7 +197,7 @@ async def test_a_notice_that_it_heard_before_it_was_killed_is_not_heard_again(
     async with serving(anthropic.scripted(lambda body: Reply("So is two."))) as model:
         outside = program(running, home, file, model.url)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(6 * PATIENCE):
                 await outside.start()
                 await until_unread(running, home, 0)
                 await outside.end()
@@ -224,7 +224,7 @@ async def test_a_model_that_fails_when_it_is_told_ends_it(
     async with serving(anthropic.refusing(401, "authentication_error")) as model:
         outside = program(running, home, tmp_path / "conversation.jsonl", model.url)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(6 * PATIENCE):
                 await outside.start()
                 with pytest.raises(SystemExit, match=r"ended: anthropic\.AuthenticationError"):
                     await outside.report()
