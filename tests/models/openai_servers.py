@@ -13,10 +13,21 @@ from callboard_server.models.openai_responses import ResponsesModel
 from standins.http import Exchange, Handler, HttpServer, serving
 from standins.openai import RESPONSES, Event, send_events
 from standins.openai_rules import chat_problems, responses_problems
+from standins.replies import Call, Reply
 
 NAME = "openai:gpt-test"
 MODEL = "gpt-test"
 ACCOUNT = "account"
+FULL = Reply(
+    "It is here.",
+    calls=[Call("look_up", '{"word": "a"}', "call_1"), Call("look_up", '{"word": "b"}', "call_2")],
+    thinking="Where may it be?",
+    input_tokens=100,
+    cached_tokens=60,
+    output_tokens=50,
+    reasoning_tokens=20,
+)
+"""An answer with everything in it."""
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ from callboard_server.models.openai_chat import render_request
 from standins.http import Exchange
 from standins.openai import Event, chat_chunks, scripted, wire
 from standins.openai_rules import chat_problems
-from standins.replies import Call, Reply
+from standins.replies import Reply
 from tests.models.conversations import (
     LookUp,
     answered,
@@ -47,18 +47,9 @@ from tests.models.conversations import (
     system,
     user,
 )
-from tests.models.openai_servers import MODEL, chat_at, sending
+from tests.models.openai_servers import FULL, MODEL, chat_at, sending
 
 BODY = {"model": MODEL, "stream_options": {"include_usage": True}}
-FULL = Reply(
-    "It is here.",
-    calls=[Call("look_up", '{"word": "a"}', "call_1"), Call("look_up", '{"word": "b"}', "call_2")],
-    thinking="Where may it be?",
-    input_tokens=100,
-    cached_tokens=60,
-    output_tokens=50,
-    reasoning_tokens=20,
-)
 CALLS = [("call", "look_up", '{"word": "a"}'), ("call", "look_up", '{"word": "b"}')]
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5}
 USED = Usage(input_tokens=7, output_tokens=5, model_calls=1)

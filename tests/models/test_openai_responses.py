@@ -47,18 +47,9 @@ from tests.models.conversations import (
     system,
     user,
 )
-from tests.models.openai_servers import ACCOUNT, MODEL, responses_at, sending
+from tests.models.openai_servers import ACCOUNT, FULL, MODEL, responses_at, sending
 
 BODY = {"model": MODEL, "input": [{"role": "user", "content": "Hi"}]}
-FULL = Reply(
-    "It is here.",
-    calls=[Call("look_up", '{"word": "a"}', "call_1"), Call("look_up", '{"word": "b"}', "call_2")],
-    thinking="Where may it be?",
-    input_tokens=100,
-    cached_tokens=60,
-    output_tokens=50,
-    reasoning_tokens=20,
-)
 
 
 def rendered(request: ModelRequest, *, compatible: bool = False) -> dict[str, Any]:
