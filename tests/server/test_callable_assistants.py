@@ -12,7 +12,7 @@ import pytest
 import callboard
 from callboard import AsyncClient, Job, RunState, text_of
 from callboard.v1.event_pb2 import Action, Event
-from callboard.v1.message_pb2 import ContentBlock, StopReason, Text, Usage
+from callboard.v1.message_pb2 import ContentBlock, Role, StopReason, Text, ToolCall, Usage
 from callboard.v1.run_pb2 import Run
 from callboard_server.agents.callees import unseen
 from callboard_server.agents.chat import ChatAgent
@@ -62,6 +62,26 @@ class Listening:
         self.requests.append(request)
         content = [ContentBlock(text=Text(text="I see."))]
         yield Answer(content, Usage(model_calls=1), StopReason.STOP_REASON_END_TURN)
+
+
+class Persistent:
+    """A model that asks three times, one after another."""
+
+    name = "persistent"
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | Answer, None]:
+        told = [m for m in request.messages if m.role == Role.ROLE_TOOL]
+        ask = ToolCall(
+            tool_call_id=f"call-{len(told)}",
+            name="ask_remembering",
+            arguments_json=f'{{"task": "{len(told)}"}}',
+        )
+        content = [ContentBlock(tool_call=ask)]
+        usage, end = Usage(model_calls=1), StopReason.STOP_REASON_TOOL_USE
+        if len(told) == 3:
+            content = [ContentBlock(text=Text(text=told[-1].content[0].tool_result.text))]
+            end = StopReason.STOP_REASON_END_TURN
+        yield Answer(content, usage, end)
 
 
 async def failing(ctx: Context) -> str:
@@ -256,6 +276,13 @@ class TestAsking:
         home = await client.threads.get(run.thread_id)
         assert home.unread_notice_count == 0
         await sound_log(client, run.thread_id)
+
+    async def test_again_in_the_same_run_too(self, tmp_path: Path) -> None:
+        boss = ChatAgent(Persistent(), callable_assistants=waits_for("remembering"))
+        agents = {"boss": boss, "remembering": remembering}
+        async with local(agents, tmp_path / "jobs.db") as client:
+            run = await client.runs.create("boss", "hello")
+            assert await answer(client, run) == "0, 1, 2"
 
     async def test_two_at_once_work_side_by_side_on_a_thread_each(
         self, client: AsyncClient, gates: Gates

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -79,7 +80,7 @@ class _Asking:
         self._callees = callees
         self._choosing = asyncio.Lock()
         self._taken: set[str] = set()
-        """The jobs that this run continues: of two calls at the same time each has its own."""
+        """The jobs that this run continues now: of two calls at once each has its own."""
 
     async def call(self, callee: Callee, arguments_json: str, ctx: Context) -> str:
         """Hands a task over, waits for its end and returns what came of it.
@@ -89,25 +90,26 @@ class _Asking:
         """
         task = _read(arguments_json)
         try:
-            job_id, run_id = await self._hand_over(callee, task, ctx)
-            [job] = await insisted(ctx.jobs.wait(job_id))
-            run = await insisted(ctx.client.runs.get(run_id))
+            async with self._chosen(callee, ctx) as chosen:
+                ended = await _ask(chosen, task, ctx)
         except NotFound as error:
             raise ToolError(await self._missing(callee, error, ctx)) from None
         except CallboardError as error:
             raise ToolError(f"{callee.name} was not asked: {error.message}.") from None
-        # Where somebody else redirected it, what its job came to is the answer.
-        return _told(callee, run if run.state in _ENDED else job)
+        return _told(callee, ended)
 
-    async def _hand_over(self, callee: Callee, task: str, ctx: Context) -> Sequence[str]:
-        """Gives a task to a thread, once; returns the ids of its job and its run."""
+    @asynccontextmanager
+    async def _chosen(self, callee: Callee, ctx: Context) -> AsyncIterator[dict[str, Any]]:
+        """Decides where a task goes, once, and keeps other calls of the run from there."""
         async with self._choosing:
             # Recorded before it is done: after a crash, the thread that was chosen is busy with
             # this very task. And what is asked for anew must be the same, whatever was changed.
             chosen: dict[str, Any] = await ctx.step("choose", self._choose, callee, ctx)
             self._taken.add(chosen.get("job_id", ""))
-        handed_over: list[str] = await ctx.step("hand over", _hand_over, chosen, task, ctx)
-        return handed_over
+        try:
+            yield chosen
+        finally:
+            self._taken.discard(chosen.get("job_id", ""))
 
     async def _choose(self, callee: Callee, ctx: Context) -> dict[str, Any]:
         """Returns the job to continue, or what to launch."""
@@ -127,6 +129,15 @@ class _Asking:
         left = await who_is_left(ctx.client, self._callees)
         others = f"You may call: {', '.join(each.tool_name for each in left)}."
         return f"There is no {callee.name} any more. {others if left else 'Nobody else is left.'}"
+
+
+async def _ask(chosen: dict[str, Any], task: str, ctx: Context) -> Run | Job:
+    """Hands a task over, once, and returns the run that did it, when that has ended."""
+    job_id, run_id = await ctx.step("hand over", _hand_over, chosen, task, ctx)
+    [job] = await insisted(ctx.jobs.wait(job_id))
+    run = await insisted(ctx.client.runs.get(run_id))
+    # Where somebody else redirected it, what its job came to is the answer.
+    return run if run.state in _ENDED else job
 
 
 async def _hand_over(chosen: dict[str, Any], task: str, ctx: Context) -> list[str]:
