@@ -284,7 +284,7 @@ class JobServicer:
                 while not _is_over(found, first):
                     if self._engine.draining:
                         raise errors.draining()
-                    await self._wait_for_change(found, call)
+                    await self._wait_for_change(found, first, call)
                     found = await self._engine.store.read(look)
         except TimeoutError:
             found = await self._engine.store.read(look)
@@ -304,8 +304,8 @@ class JobServicer:
 
         await self._engine.store.write(operation)
 
-    async def _wait_for_change(self, found: Sequence[pb.Job], call: Call) -> None:
-        """Waits until the current run of one of the jobs is terminal."""
+    async def _wait_for_change(self, found: Sequence[pb.Job], first: bool, call: Call) -> None:
+        """Waits until the current run of one of the jobs is terminal, or of all."""
         waits = [
             asyncio.create_task(
                 self._engine.wait_for_run(
@@ -316,7 +316,9 @@ class JobServicer:
             if job.state not in TERMINAL
         ]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            # To look at all of them whenever one is over would take long where they are many.
+            until = asyncio.FIRST_COMPLETED if first else asyncio.FIRST_EXCEPTION
+            await asyncio.wait(waits, return_when=until)
         finally:
             for wait in waits:
                 wait.cancel()
