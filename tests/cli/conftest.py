@@ -120,7 +120,7 @@ def cli(run: Run, address: str, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "CALLBOARD_SERVER"):
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CALLBOARD_SERVER"):
         monkeypatch.delenv(name, raising=False)
 
 
