@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from math import isqrt
 
@@ -11,6 +12,8 @@ from callboard_server import AgentError, SyncContext
 _SIEVED = 1_000_000
 _TRIED = 10_000
 """How many numbers are looked at before the next word on how far it is."""
+_PAUSE = 0.1
+"""For how many seconds others may compute then: these searches have time."""
 
 
 def gaps(ctx: SyncContext) -> str:
@@ -26,6 +29,7 @@ def gaps(ctx: SyncContext) -> str:
                 return f"The first gap of {size} or more is {prime - last}, from {last} to {prime}."
             last, widest = prime, max(widest, prime - last)
         ctx.progress(f"no gap of {size} up to {last:,}; the widest is {widest}")
+        time.sleep(_PAUSE)
     raise AgentError(f"There is no gap of {size} up to {last:,}, and I look no further.")
 
 
@@ -37,6 +41,7 @@ def perfect(ctx: SyncContext) -> str:
             if _divisors_sum(number) == 2 * number:
                 return f"{number} is odd and perfect."
         ctx.progress(f"no odd perfect number up to {start + _TRIED:,}")
+        time.sleep(_PAUSE)
     raise AgentError("There is none up to 10^15, and I look no further.")
 
 

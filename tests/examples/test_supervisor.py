@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from supervisor_standins import supervising
 from tests.docs.markdown import ROOT
 from tests.examples.demos import demonstrate, keyless
 from tests.support.gates import PATIENCE
+from tests.support.programs import run
 from tests.support.serving import Served, served
 
 pytestmark = pytest.mark.timeout(180)
@@ -41,13 +42,32 @@ PASSED = (
 )
 
 
-async def test_without_keys_a_stand_in_answers_and_it_says_so() -> None:
-    code, printed = await demonstrate(DEMO)
+@pytest.fixture(scope="module")
+def played() -> Iterator[tuple[Sequence[Act], str]]:
+    """What happened without a key, and what was told of it meanwhile."""
+    printed = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        for name in set(os.environ) - set(keyless()):
+            patch.delenv(name)
+        acts = asyncio.run(supervisor.run())
+    yield acts, printed.getvalue()
+
+
+@pytest.fixture
+def act(played: tuple[Sequence[Act], str]) -> Act:
+    """What happened with the program."""
+    return played[0][1]
+
+
+def test_without_keys_a_stand_in_answers_and_it_says_so(
+    played: tuple[Sequence[Act], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    acts, printed = played
     assert "ANTHROPIC_API_KEY is not set: in the place of Anthropic a stand-in answers" in printed
     assert printed.count("I stand in for Anthropic and am no language model") == 2
-    assert PASSED[0] in printed
-    assert printed.endswith(PASSED[1])
-    assert code == 0
+    for act, passed in zip(acts, PASSED, strict=True):
+        assert check_act(act) == 0
+        assert capsys.readouterr().out.endswith(passed)
 
 
 async def test_a_provider_whose_key_is_set_is_called() -> None:
@@ -234,27 +254,12 @@ async def test_a_model_that_fails_when_it_is_told_ends_it(
 
 
 def test_it_says_what_it_needs() -> None:
-    ended = subprocess.run(
-        [sys.executable, PROGRAM, "127.0.0.1:50051"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert "python outside_supervisor.py ADDRESS NAME FILE MODEL [AGENT ...]" in ended.stderr
-    assert ended.returncode == 1
+    code, printed = run(PROGRAM, "127.0.0.1:50051", timeout=PATIENCE)
+    assert "python outside_supervisor.py ADDRESS NAME FILE MODEL [AGENT ...]" in printed
+    assert code == 1
 
 
 # The checks themselves
-
-
-@pytest.fixture(scope="module")
-def act() -> Iterator[Act]:
-    """What happened with the program."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in set(os.environ) - set(keyless()):
-            patch.delenv(name)
-        _, outside = asyncio.run(supervisor.run())
-        yield outside
 
 
 def with_job(agent: str, change: Callable[[Job], object]) -> Change:
