@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -16,9 +15,12 @@ from typing import Any
 import pytest
 
 from callboard.cli import main
-from tests.support.programs import Program
+from tests.support.programs import Program, python
 
-COMMAND = [sys.executable, "-m", "callboard.cli"]
+
+def command(*arguments: str) -> list[str]:
+    """A command in a process of its own."""
+    return [python(), "-m", "callboard.cli", *arguments]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def read_ready(process: Piped) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    subprocess.run([*COMMAND, "init", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command("init", str(folder)), check=True, stdout=subprocess.DEVNULL)
     return folder
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from callboard import Client, Event
-from tests.cli.conftest import COMMAND, Result, Run, environment, read_ready, running
+from tests.cli.conftest import Result, Run, command, environment, read_ready, running
 from tests.cli.terminal import Terminal
 from tests.cli.test_jobs import launch
 
@@ -304,7 +304,7 @@ class TestJobsRespond:
 def typed(address: str, job_id: str, text: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Answers a job by the lines of an input."""
     return subprocess.run(
-        [*COMMAND, "jobs", "respond", job_id, *options],
+        command("jobs", "respond", job_id, *options),
         env=environment(address),
         input=text,
         capture_output=True,

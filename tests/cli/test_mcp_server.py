@@ -15,7 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp.types import TextContent
 
 import callboard
-from tests.cli.conftest import COMMAND, Run, environment, read_ready, running
+from tests.cli.conftest import Run, command, environment, read_ready, running
 
 NAMES = ["launch_job", "check_job", "update_job", "cancel_job", "list_jobs"]
 
@@ -25,7 +25,7 @@ async def connected(way: str, address: str, *options: str) -> AsyncIterator[Clie
     """The official client of a server of its own."""
     arguments = ["mcp", "--server", address, *options]
     if way == "pipes":
-        program, *rest = COMMAND
+        program, *rest = command()
         async with Client(StdioServerParameters(command=program, args=[*rest, *arguments])) as mcp:
             yield mcp
         return

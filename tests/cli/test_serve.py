@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, Run, read_ready, running
+from tests.cli.conftest import Run, command, read_ready, running
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def folder(project: Path, tmp_path: Path) -> Path:
 
 def fail_to_serve(folder: Path, *arguments: str) -> str:
     result = subprocess.run(
-        [*COMMAND, "serve", *arguments], cwd=folder, capture_output=True, text=True, timeout=20
+        command("serve", *arguments), cwd=folder, capture_output=True, text=True, timeout=20
     )
     assert (result.returncode, result.stdout) == (1, "")
     return result.stderr
@@ -129,8 +129,8 @@ def test_check_tells_what_is_wrong(run: Run, cli: Run, project: Path, tmp_path: 
 
 @pytest.mark.parametrize("name", ["none.db", "agents.py"])
 def test_what_is_no_database(run: Run, folder: Path, name: str) -> None:
-    for command in (["check", str(folder / name)], ["backup", str(folder / name), "copy.db"]):
-        result = run("db", *command)
+    for words in (["check", str(folder / name)], ["backup", str(folder / name), "copy.db"]):
+        result = run("db", *words)
         assert result.code == 1
         [line] = result.err.splitlines()
         assert line.startswith("error: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -28,7 +29,7 @@ from supervisor_standins import supervising
 from tests.docs.markdown import ROOT
 from tests.examples.demos import demonstrate, keyless
 from tests.support.gates import PATIENCE
-from tests.support.programs import run
+from tests.support.programs import python, run
 from tests.support.serving import Served, served
 
 pytestmark = pytest.mark.timeout(180)
@@ -49,6 +50,7 @@ def played() -> Iterator[tuple[Sequence[Act], str]]:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         for name in set(os.environ) - set(keyless()):
             patch.delenv(name)
+        patch.setattr(sys, "executable", python())
         acts = asyncio.run(supervisor.run())
     yield acts, printed.getvalue()
 
@@ -158,7 +160,8 @@ async def quick(ctx: Context) -> str:
 
 
 @pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Served]:
+async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    monkeypatch.setattr(sys, "executable", python())
     async with served([quick], tmp_path / "jobs.db") as server:
         yield server
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, get_args
@@ -21,6 +22,7 @@ from standins.http import Handler, HttpServer, serving
 from standins.replies import Reply
 from tests.docs.markdown import ROOT
 from tests.examples.demos import demonstrate, keyless
+from tests.support.programs import python
 from two_assistants import MODELS
 from two_assistants_checks import CHECKS, OF_REQUESTS, Play
 
@@ -119,6 +121,7 @@ def play() -> Iterator[Play]:
     with pytest.MonkeyPatch.context() as patch:
         for name in set(os.environ) - set(keyless()):
             patch.delenv(name)
+        patch.setattr(sys, "executable", python())
         yield asyncio.run(two_assistants.run())
 
 

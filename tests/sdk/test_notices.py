@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from standins.replies import Reply
 from tests.sdk.scripted import UNAVAILABLE, Refusal, ScriptedServer
 from tests.support.gates import PATIENCE, Gates
 from tests.support.process import ServerProcess
+from tests.support.programs import python
 from tests.support.serving import Served, kinds_of, served, sound_log
 
 NAME = "my-app/user-42"
@@ -279,7 +279,7 @@ async def test_a_program_that_was_killed_gets_the_notice_again(
     async def lines(handles: int, count: int) -> list[str]:
         """What a program prints that handles so many notices, until it is killed."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", PROGRAM, f"127.0.0.1:{running.port}", str(handles)),
+            *(python(), "-c", PROGRAM, f"127.0.0.1:{running.port}", str(handles)),
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None

@@ -29,7 +29,7 @@ from callboard_server.app import client_caller, open_app
 from callboard_server.config import ConfigError, McpSettings, ServerConfig, load_config
 from tests.server.doubles import make_context
 from tests.support.gates import PATIENCE
-from tests.support.programs import Program
+from tests.support.programs import Program, python
 from tests.support.serving import settings
 from tests.support.waiting import until
 
@@ -64,7 +64,7 @@ class HttpServer:
 
 
 def piped(era: str = "modern", **more: Any) -> dict[str, Any]:
-    return {"command": sys.executable, "args": [str(PROGRAM), "pipes", era], **more}
+    return {"command": python(), "args": [str(PROGRAM), "pipes", era], **more}
 
 
 @asynccontextmanager

@@ -3,7 +3,11 @@
 Each connection to the socket is a program. It brings the three standard files and, as a line of
 JSON, the `words` that stand behind `python` on a command line (or a whole `callboard` command), the
 folder and the environment. It is told the pid and, when the program has ended, the exit code: a
-line each. All of them end with this process's standard input.
+line each. A program is killed when its connection is closed, and all are with the end of this
+process's standard input.
+
+Beside the socket there is an executable, `python`: with it whoever cannot connect has programs
+forked, too (see `relay.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from runpy import run_module
@@ -66,9 +71,12 @@ class Parent:
                     return
                 if key.fileobj is self._listener:
                     self._fork()
-                else:
+                elif key.fileobj is self._woken:
                     self._woken.recv(4096)
                     self._reap()
+                else:
+                    self._selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
 
     def _fork(self) -> None:
         connection, _ = self._listener.accept()
@@ -84,6 +92,7 @@ class Parent:
         # A group of its own: what it starts can be killed along with it.
         os.setpgid(pid, pid)
         self._waiting[pid] = connection
+        self._selector.register(connection, selectors.EVENT_READ, pid)
         connection.sendall(b"%d\n" % pid)
 
     def _forget(self) -> None:
@@ -99,7 +108,10 @@ class Parent:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            with self._waiting.pop(pid) as connection:
+            connection = self._waiting.pop(pid)
+            with suppress(KeyError):
+                self._selector.unregister(connection)
+            with connection, suppress(BrokenPipeError):
                 connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
     def kill(self) -> None:
@@ -116,6 +128,7 @@ def become(order: dict[str, Any], files: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(order["env"])
     os.chdir(order["cwd"])
+    sys.executable = str(executable)
     time.tzset()
     random.seed()
     faults = import_module("callboard_server.faults")
@@ -135,6 +148,8 @@ def become(order: dict[str, Any], files: Sequence[int]) -> None:
     sys.exit()
 
 
+executable: Path
+"""What stands for Python."""
 exit_code: int | None = None
 """With which code a program ends."""
 
@@ -157,7 +172,8 @@ def run(words: Sequence[str]) -> None:
             sys.argv = sys.argv[1:]
             sys.path.insert(0, "")
             run_module(module, run_name="__main__", alter_sys=True)
-        case ["-c", code, *_]:
+        case ["-c", code, *arguments]:
+            sys.argv = ["-c", *arguments]
             execute(code, "<string>", "")
         case ["-", *_]:
             execute(sys.stdin.read(), "<stdin>", "")
@@ -172,7 +188,19 @@ def execute(code: str, name: str, folder: str) -> None:
     exec(compile(code, name, "exec"), module.__dict__)
 
 
+def make_executable(address: Path) -> Path:
+    """Makes what stands for Python, beside the socket."""
+    made = address.with_name("python")
+    source = Path(__file__).with_name("relay.py").read_text("utf-8")
+    source = source.replace("{python}", sys.executable).replace("{socket}", str(address))
+    made.write_text(f"#!{sys.executable} -IS\n{source}", "utf-8")
+    made.chmod(0o700)
+    return made
+
+
 def main(path: str) -> None:
+    global executable
+    executable = make_executable(Path(path))
     # The first to be told of the end is called last.
     atexit.register(leave)
     for module in MODULES:

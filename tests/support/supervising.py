@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.support.gates import PATIENCE
+from tests.support.programs import python
 
 NAME = "my-app/user-42"
 """The name of all of them: they have one home."""
@@ -105,7 +105,7 @@ class Programs:
     async def start(self, address: str) -> Program:
         """Starts one that calls a server at an address, and waits until it is ready."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _PROGRAM, address, NAME),
+            *(python(), "-c", _PROGRAM, address, NAME),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
