@@ -29,7 +29,7 @@ _WORD = re.compile(r"\w+:\w*:\d+\.")
 _NOTICE = re.compile("</?notice>")
 BOTH: Sequence[Others] = ("final", "full")
 
-enough = settings(max_examples=50)
+enough = settings(max_examples=20)
 
 
 @pytest.fixture

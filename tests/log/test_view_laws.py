@@ -23,7 +23,7 @@ from tests.log.stories import ASSISTANTS, Story, stories
 _WORD = re.compile(r"\w+:\w*:\d+\.")
 _TAG = re.compile(r"<(/?)(?:agent|user|tool_call|tool_result|conversation_summary|notice)\b[^>]*>")
 
-enough = settings(max_examples=50)
+enough = settings(max_examples=30)
 
 
 @enough

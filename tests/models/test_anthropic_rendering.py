@@ -341,7 +341,7 @@ def test_every_request_keeps_the_rules(request: ModelRequest) -> None:
 
 
 @given(growing())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_each_request_extends_the_one_before(requests: tuple[ModelRequest, ModelRequest]) -> None:
     earlier, later = (rendered(request).parameters for request in requests)
     before, after = flat(earlier), flat(later)
@@ -350,7 +350,7 @@ def test_each_request_extends_the_one_before(requests: tuple[ModelRequest, Model
 
 
 @given(growing())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_signed_parts_go_back_as_they_came_where_they_are_bound(
     requests: tuple[ModelRequest, ModelRequest],
 ) -> None:

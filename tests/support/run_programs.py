@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 from runpy import run_module
@@ -205,6 +205,9 @@ def main(path: str) -> None:
     atexit.register(leave)
     for module in MODULES:
         import_module(module)
+    import_module("callboard_server.models.network").certificates()
+    with redirect_stdout(None):
+        import_module("callboard.cli").main(["--version"])
     del sys.path[0]
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Annotated
 
@@ -79,7 +80,7 @@ def run(arguments: Sequence[str] | None) -> int:
     # Without a word about what to do, help is what is wanted.
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        return app(args=arguments, prog_name="callboard", standalone_mode=False) or ExitCode.OK
+        return _command()(arguments, "callboard", standalone_mode=False) or ExitCode.OK
     except typer.Abort:
         return ExitCode.FAILED
     except Exception as error:
@@ -88,6 +89,11 @@ def run(arguments: Sequence[str] | None) -> int:
             raise
         report(failure.message, failure.hint)
         return failure.exit_code
+
+
+@cache
+def _command() -> Callable[..., int | None]:
+    return typer.main.get_command(app)
 
 
 def _print_version(wanted: bool) -> None:
