@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from callboard.v1.event_pb2 import Event
 from callboard_server.agents.registry import Registry
 from callboard_server.app import App, client_caller, open_app
 from callboard_server.config import ServerConfig
+from callboard_server.store.sqlite import schema
 from callboard_server.transport import GrpcServer
 from tests.robustness import validators
 from tests.robustness.telling import told_of_ends
@@ -37,6 +40,20 @@ def settings(db: Path, **server: Any) -> dict[str, Any]:
         "server": {"db": str(db), "port": 0, "grace": 0.2, **server},
         "store": {"synchronous": "NORMAL"},
     }
+
+
+def write_empty(db: Path) -> None:
+    """Writes a database that has only its schema, which takes long to make, where there is none."""
+    if not db.exists():
+        db.write_bytes(_empty())
+
+
+@cache
+def _empty() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        schema.open_file(str(path), "NORMAL").close()
+        return path.read_bytes()
 
 
 @asynccontextmanager
@@ -57,6 +74,7 @@ async def tuned(
     **server: Any,
 ) -> AsyncIterator[callboard.AsyncClient]:
     """As `local`, with agents that have settings."""
+    write_empty(db)
     config = ServerConfig.model_validate(settings(db, **server))
     registry = _registry(
         agents, max_attempts=max_attempts, retry_pause=retry_pause, concurrency=concurrency
@@ -105,6 +123,7 @@ class Served:
 @asynccontextmanager
 async def served(agents: Agents, db: Path, **server: Any) -> AsyncIterator[Served]:
     """A gRPC server in this process. What fails is not tried again."""
+    write_empty(db)
     config = ServerConfig.model_validate(settings(db, **server))
     async with open_app(config, _registry(agents, max_attempts=1)) as app:
         transport = GrpcServer(app.router, config.server.max_message_bytes)
