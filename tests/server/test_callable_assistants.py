@@ -16,6 +16,7 @@ from callboard.v1.message_pb2 import ContentBlock, Role, StopReason, Text, ToolC
 from callboard.v1.run_pb2 import Run
 from callboard_server.agents.callees import unseen
 from callboard_server.agents.chat import ChatAgent
+from callboard_server.agents.chat_config import read_config
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.kit import KIT_PROMPT, KIT_TOOLS, insisted
@@ -628,3 +629,16 @@ class TestMadeThroughTheApi:
         assert [tool.name for tool in bound.tools] == ["ask_failing"]
         assert "Tries." in bound.tools[0].description
         assert nobody.tools == ()
+
+    def test_a_version_that_is_null_is_left_out(self) -> None:
+        own = read_config({"callable_assistants": [{"id": "failing", "version": 1}]})
+        wanted = read_config({"callable_assistants": [{"id": "failing", "version": None}]})
+        assert wanted.over(own).callable_assistants == own.callable_assistants
+
+    def test_what_is_not_said_is_that_of_the_same_mode(self) -> None:
+        aside = {"id": "failing", "context": "fork", "description": "Works aside."}
+        waited_for = {"id": "failing", "mode": "sync", "version": 1, "description": "Tries."}
+        own = read_config({"callable_assistants": [aside, waited_for]})
+        wanted = read_config({"callable_assistants": [{"id": "failing", "mode": "sync"}]})
+        assert own.callable_assistants is not None
+        assert wanted.over(own).callable_assistants == own.callable_assistants[1:]

@@ -92,7 +92,11 @@ def _within(wanted: CallableAssistant, own: Sequence[CallableAssistant]) -> Call
             + ", ".join(str(each.version) for each in allowed),
         )
     said = {name: getattr(wanted, name) for name in wanted.model_fields_set}
-    return fitting[0].model_copy(update=said)
+    if wanted.version is None:
+        # Written as null it says no more than left out: the agent's own version holds.
+        said.pop("version", None)
+    alike = [each for each in fitting if each.mode == said.get("mode")]
+    return (alike or fitting)[0].model_copy(update=said)
 
 
 CHAT_CONFIG_SCHEMA: dict[str, Any] = ChatConfig.model_json_schema()
