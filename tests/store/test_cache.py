@@ -48,6 +48,18 @@ async def test_what_an_operation_adds_is_below_its_row(open_sqlite: OpenSqlite) 
     await store.write(operation)
 
 
+async def test_a_thread_that_launched_nothing_is_known_to_have_no_jobs(
+    open_sqlite: OpenSqlite,
+) -> None:
+    store = await open_sqlite()
+    thread = await store.write(lambda tx: open_thread(tx, "t"))
+    assert store._shown is not None
+    # Every run that ends without success asks.
+    assert CachedReader(store._shown).active_jobs(thread.key) == 0
+    await store.write(lambda tx: launch(tx, tx.thread_at(thread.key), "j"))
+    assert await store.write(lambda tx: tx.active_jobs(thread.key)) == 1
+
+
 async def test_a_failed_commit_is_not_remembered(open_sqlite: OpenSqlite) -> None:
     store = await open_sqlite()
     await store.write(lambda tx: open_thread(tx, "t"))

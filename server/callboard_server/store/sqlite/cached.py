@@ -192,6 +192,9 @@ class CachedReader(SqliteReader):
         self._jobs[key] = stored.row(self._run_at(stored.run))
         return self._jobs[key]
 
+    def active_jobs(self, parent: int) -> int:
+        return 0 if self._is_empty(("threads", parent)) else super().active_jobs(parent)
+
     def actions_of_run(self, run: int) -> list[ActionRow]:
         return [] if self._is_empty(("actions", run)) else super().actions_of_run(run)
 
