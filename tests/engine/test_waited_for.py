@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from callboard import AsyncClient, RunState
+import callboard
+from callboard import AsyncClient, RunState, text_of
 from callboard.v1.event_pb2 import Event
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
+from callboard_server.store.base import JobRow
 from callboard_server.store.sqlite import admin
+from callboard_server.store.sqlite.cached import CachedReader
 from tests.support.gates import PATIENCE, Gates
+from tests.support.parking import parked
 from tests.support.serving import local, sound_log
 
 SUCCEEDED, CANCELLED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_CANCELLED
@@ -42,16 +46,26 @@ class Callers:
         """Has a job below it."""
         await ctx.jobs.wait(await ctx.jobs.launch("worker", "below"))
 
+    async def all_of(self, ctx: Context) -> str:
+        """Waits for as many jobs as it is told."""
+        tasks = [str(number) for number in range(int(await ctx.input()))]
+        jobs = [await ctx.jobs.launch("worker", task) for task in tasks]
+        return f"{len(await ctx.jobs.wait(*jobs))} done"
+
     async def quick(self, ctx: Context) -> str:
         """Answers at once."""
         return "quick"
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[AsyncClient]:
-    gates = Gates()
+def gates() -> Gates:
+    return Gates()
+
+
+@pytest.fixture
+async def client(gates: Gates, tmp_path: Path) -> AsyncIterator[AsyncClient]:
     callers = Callers(gates)
-    agents = [callers.caller, callers.middle, callers.quick, gates.worker]
+    agents = [callers.caller, callers.middle, callers.all_of, callers.quick, gates.worker]
     async with local(agents, tmp_path / "jobs.db") as client:
         yield client
         gates.close()
@@ -87,6 +101,38 @@ async def test_stays_where_the_run_succeeds(client: AsyncClient) -> None:
     mine, _ = [job_id async for job_id in launched(client, run.thread_id)]
     await client.runs.wait(run.run_id, until="done", timeout=PATIENCE)
     assert (await client.jobs.get(mine)).state < SUCCEEDED
+
+
+async def test_is_not_tied_to_a_run_that_is_over(client: AsyncClient, gates: Gates) -> None:
+    run = await client.runs.create("worker", "boss")
+    ctx = await gates.entered("boss")
+    job = await ctx.jobs.launch("quick", "first")
+    await client.jobs.wait(job.job_id, timeout=PATIENCE)
+    await client.runs.cancel(run.run_id)
+    await client.runs.wait(run.run_id, until="done", timeout=PATIENCE)
+    with pytest.raises(callboard.FailedPrecondition, match="is over"):
+        await ctx.jobs.update(job.job_id, "second", cancel_with_run=True)
+    job = await client.jobs.get(job.job_id)
+    assert (job.run_count, job.waiting_run_id) == (1, "")
+
+
+async def test_each_end_of_many_needs_a_look_at_few(
+    client: AsyncClient, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = 60
+    run = await client.runs.create("all_of", str(many))
+    await parked(client, run)
+    looks, job = [], CachedReader.job
+
+    def look(reader: CachedReader, tenant: str, job_id: str) -> JobRow | None:
+        looks.append(job_id)
+        return job(reader, tenant, job_id)
+
+    monkeypatch.setattr(CachedReader, "job", look)
+    gates.open(*(str(number) for number in range(many)))
+    ended = await client.runs.wait(run.run_id, until="done", timeout=PATIENCE)
+    assert text_of(ended.outcome.result) == f"{many} done"
+    assert many < len(looks) < 10 * many
 
 
 async def launched(client: AsyncClient, thread_id: str) -> AsyncIterator[str]:

@@ -91,7 +91,7 @@ def launch(
 
 
 def _check_run(tx: Transaction, tenant: str, run_id: str) -> None:
-    """A run that was stopped can launch no more than it can write."""
+    """A run that is over can launch, or wait for, no more than it can write."""
     if not run_id:
         return
     run = tx.run(tenant, run_id)
@@ -198,6 +198,7 @@ def update(
     event.job_updated.instructions = instructions
     event.job_updated.delivery = delivery
     if waiting_run_id is not None:
+        _check_run(tx, job.thread.session.tenant, waiting_run_id)
         _check_waiting(tx, job.thread.session.tenant, waiting_run_id, job.parent)
         event.job_updated.waiting_run_id = waiting_run_id
     tx.append(job.thread, event)
