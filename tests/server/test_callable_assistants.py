@@ -16,7 +16,7 @@ from callboard.v1.message_pb2 import ContentBlock, Role, StopReason, Text, ToolC
 from callboard.v1.run_pb2 import Run
 from callboard_server.agents.callees import unseen
 from callboard_server.agents.chat import ChatAgent
-from callboard_server.agents.chat_config import read_config
+from callboard_server.agents.chat_config import Unfit, read_config
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
 from callboard_server.agents.kit import KIT_PROMPT, KIT_TOOLS, insisted
@@ -634,6 +634,12 @@ class TestMadeThroughTheApi:
         own = read_config({"callable_assistants": [{"id": "failing", "version": 1}]})
         wanted = read_config({"callable_assistants": [{"id": "failing", "version": None}]})
         assert wanted.over(own).callable_assistants == own.callable_assistants
+
+    def test_an_agent_bounds_the_mode_for_which_it_has_policies(self) -> None:
+        own = read_config({"callable_assistants": ["failing", "quick"]})
+        wanted = read_config({"callable_assistants": ["quick", {"id": "failing", "mode": "sync"}]})
+        with pytest.raises(Unfit, match="may not call failing with mode sync"):
+            wanted.over(own)
 
     def test_what_is_not_said_is_that_of_the_same_mode(self) -> None:
         aside = {"id": "failing", "context": "fork", "description": "Works aside."}

@@ -84,6 +84,14 @@ def _within(wanted: CallableAssistant, own: Sequence[CallableAssistant]) -> Call
     if not allowed:
         names = ", ".join(dict.fromkeys(each.id for each in own)) or "nobody"
         raise Unfit("callable_assistants", f"its agent may not call {wanted.id}; it may: {names}")
+    if "mode" in wanted.model_fields_set:
+        # Each mode has tools of its own, and so policies.
+        allowed = [each for each in allowed if each.mode == wanted.mode]
+    if not allowed:
+        raise Unfit(
+            "callable_assistants",
+            f"its agent may not call {wanted.id} with mode {wanted.mode}; leave the mode out",
+        )
     fitting = [e for e in allowed if wanted.version in (None, e.version) or e.version is None]
     if not fitting:
         raise Unfit(
@@ -95,8 +103,7 @@ def _within(wanted: CallableAssistant, own: Sequence[CallableAssistant]) -> Call
     if wanted.version is None:
         # Written as null it says no more than left out: the agent's own version holds.
         said.pop("version", None)
-    alike = [each for each in fitting if each.mode == said.get("mode")]
-    return (alike or fitting)[0].model_copy(update=said)
+    return fitting[0].model_copy(update=said)
 
 
 CHAT_CONFIG_SCHEMA: dict[str, Any] = ChatConfig.model_json_schema()
