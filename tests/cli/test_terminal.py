@@ -32,6 +32,7 @@ def test_an_interrupted_watch_leaves_the_job_and_the_cursor(address: str, cli: R
     assert "Traceback" not in it.output
     [job] = cli("jobs", "list", "--limit", "1", "--json").objects
     assert job["state"] == "RUN_STATE_RUNNING"
+    assert f"it goes on: callboard jobs watch {job['job_id']}" in it.text
     cli("jobs", "cancel", job["job_id"])
 
 

@@ -98,10 +98,13 @@ def launch(
         timeout=timeout,
         webhook=webhook,
     )
-    if watch:
-        _finish(cli, _watch(cli, job_id=job.job_id))
-    elif wait:
-        _finish(cli, _wait(cli, [job.job_id]))
+    if watch or wait:
+        try:
+            _finish(cli, _watch(cli, job_id=job.job_id) if watch else _wait(cli, [job.job_id]))
+        except KeyboardInterrupt:
+            # Nothing on the screen may have said its whole id.
+            note(f"it goes on: callboard jobs watch {job.job_id}")
+            raise
     elif cli.out.as_json:
         cli.out.json(job)
     else:
