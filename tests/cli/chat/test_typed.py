@@ -132,6 +132,7 @@ class TestAnswers:
         terminal.read_until("answer> ")
         standin.call(gate.set)
         terminal.read_until(" a time.")
+        terminal.read_until("answer> ")
         terminal.type("that\n")
         end(terminal)
         told = seen(terminal.output)
