@@ -316,7 +316,11 @@ class _OrId:
 
 
 def _spelt_out(written: object) -> object:
-    return {"id": written} if isinstance(written, str) else written
+    if isinstance(written, str):
+        return {"id": written}
+    if not isinstance(written, dict | CallableAssistant):
+        raise PydanticCustomError("callable_assistants", "must be a name, or a table with an id")
+    return written
 
 
 def _check_twice(entries: list[CallableAssistant]) -> list[CallableAssistant]:

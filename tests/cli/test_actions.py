@@ -294,7 +294,7 @@ class TestJobsRespond:
         await_event(client, job_id, "run_started")
         refused = cli("jobs", "respond", job_id)
         assert_not_found(refused, f"callboard jobs get {job_id}")
-        assert f"job {job_id} does not wait for an answer; it is running" in refused.err
+        assert f"job {job_id} does not wait for an answer; its state: running" in refused.err
         both = cli("jobs", "respond", job_id, "--allow", "--deny", "no")
         assert (both.code, "give only one of" in both.err) == (2, True)
         assert_not_found(cli("jobs", "respond", str(uuid.uuid4())), "callboard jobs list")

@@ -175,6 +175,10 @@ def test_is_frozen() -> None:
             "agents.a.callable_assistants: a is named twice for the same mode",
         ),
         (
+            '[agents.a]\nmodel = "m"\ncallable_assistants = ["a", 3]',
+            "agents.a.callable_assistants.1: must be a name, or a table with an id",
+        ),
+        (
             '[agents.a]\nmodel = "m"\ncallable_assistants = [{ id = "a", mode = "wait" }]',
             "agents.a.callable_assistants.0.mode: Input should be 'async' or 'sync'",
         ),

@@ -303,7 +303,7 @@ def _asked_by(client: Client, job_id: str, action_id: str | None) -> list[Action
     if not asked:
         what = f"action {action_id}" if action_id else "an answer"
         raise CommandError(
-            f"job {job_id} does not wait for {what}; it is {state_word(job.state)}",
+            f"job {job_id} does not wait for {what}; its state: {state_word(job.state)}",
             hint=f"callboard jobs get {job_id}",
             exit_code=ExitCode.NOT_FOUND,
         )
