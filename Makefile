@@ -35,7 +35,7 @@ serve: .venv/.server ## Start a server with the example agents: PORT=50051 DB=ca
 	@$(BIN)/callboard serve --config examples/callboard.toml --port "$(PORT)" --db "$(DB)"
 
 test: .venv/.dev tools polyglot ## Run the tests: ARGS="-k watch -x" goes to pytest
-	@PATH="$(CURDIR)/.tools:$$PATH" $(BIN)/pytest -n 3 $(ARGS)
+	@PATH="$(CURDIR)/.tools:$$PATH" $(BIN)/pytest -n 3 --dist worksteal $(ARGS)
 
 tools: ## Install grpcurl, which some tests call, into .tools
 	@if [ -x .tools/grpcurl ] || command -v grpcurl >/dev/null; then :; \
