@@ -17,6 +17,7 @@ from callboard_server.agents.errors import AgentError
 from callboard_server.agents.sync_context import SyncContext
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import kinds_of, local, log_of, sound_log
+from tests.support.waiting import a_wait_to_begin
 
 CANCELLED, TIMED_OUT = RunState.RUN_STATE_CANCELLED, RunState.RUN_STATE_TIMED_OUT
 SUCCEEDED, FAILED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_FAILED
@@ -267,8 +268,8 @@ async def test_a_wait_that_runs_out_shows_how_the_run_stands_then(
         blocker = await client.runs.create("worker", "blocker")
         await gates.entered("blocker")
         run = await client.runs.create("worker", "it")
-        waiting = asyncio.create_task(client.runs.wait(run.run_id, timeout=0.5))
-        await asyncio.sleep(0.05)
+        async with a_wait_to_begin():
+            waiting = asyncio.create_task(client.runs.wait(run.run_id, timeout=0.5))
         gates.open("blocker")
         await gates.entered("it")
         with pytest.raises(WaitTimeout) as over:
@@ -284,8 +285,8 @@ async def test_a_wait_for_a_run_whose_thread_is_deleted_ends(
 ) -> None:
     run = await client.runs.create("worker", "it")
     await gates.entered("it")
-    waiting = asyncio.create_task(client.runs.wait(run.run_id, timeout=PATIENCE))
-    await asyncio.sleep(0.05)
+    async with a_wait_to_begin():
+        waiting = asyncio.create_task(client.runs.wait(run.run_id, timeout=PATIENCE))
     await client.threads.delete(run.thread_id)
     with pytest.raises(NotFound):
         async with asyncio.timeout(3):

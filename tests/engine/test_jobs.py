@@ -12,6 +12,7 @@ from callboard.v1.job_pb2 import Job
 from callboard_server.agents.context import Context
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import local, log_of, sound_log
+from tests.support.waiting import a_wait_to_begin
 
 QUEUED, RUNNING = RunState.RUN_STATE_QUEUED, RunState.RUN_STATE_RUNNING
 SUCCEEDED, CANCELLED = RunState.RUN_STATE_SUCCEEDED, RunState.RUN_STATE_CANCELLED
@@ -218,8 +219,8 @@ async def test_a_wait_that_runs_out_shows_how_jobs_stand_then(
 ) -> None:
     job = await client.jobs.launch("worker", "it")
     context = await gates.entered("it")
-    waiting = asyncio.create_task(client.jobs.wait(job.job_id, timeout=0.3))
-    await asyncio.sleep(0.05)
+    async with a_wait_to_begin():
+        waiting = asyncio.create_task(client.jobs.wait(job.job_id, timeout=0.3))
     await context.progress("half way")
     with pytest.raises(WaitTimeout) as over:
         await waiting
