@@ -23,7 +23,7 @@ from callboard_server.app import TENANT, App, client_caller, open_app
 from callboard_server.config import ServerConfig
 from callboard_server.engine import archiving, sweep
 from callboard_server.engine.sweep import Sweep
-from callboard_server.store.base import Store, Transaction
+from callboard_server.store.base import Ended, Store, Transaction
 from callboard_server.store.memory import MemoryStore
 from callboard_server.store.sqlite import SqliteStore
 from tests.store.rows import SECOND, Clock, add_run, open_thread
@@ -233,11 +233,11 @@ def once_before_writes(
             state[:] = ["due"]
         return result
 
-    async def write_later(operation: Callable[[Transaction], T]) -> T:
+    async def write_later(operation: Callable[[Transaction], T], ended: Ended | None = None) -> T:
         if state == ["due"]:
             state[:] = ["done"]
             await act()
-        return await write(operation)
+        return await write(operation, ended)
 
     monkeypatch.setattr(module, after[1], called)
     monkeypatch.setattr(server.store, "write", write_later)

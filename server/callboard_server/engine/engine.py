@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from google.protobuf.message import Message as Proto
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -35,6 +36,7 @@ from callboard_server.store.base import (
     Remembered,
     RunRow,
     Store,
+    StoreError,
     ThreadRow,
     Transaction,
 )
@@ -149,7 +151,6 @@ class Engine:
             client_for=client_for,
         )
         self.draining = False
-        self._admitting: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Opens the store and starts to run what is there to run.
@@ -176,8 +177,9 @@ class Engine:
         """Ends the streams, and what runs is given back or ends within the grace."""
         self.draining = True
         self.hub.drain()
-        if self._admitting:
-            await asyncio.wait(self._admitting)
+        with suppress(StoreError):
+            # Behind all that was let in until now.
+            await self.store.write(lambda tx: None)
         await self.dispatcher.drain()
 
     async def close(self) -> None:
@@ -200,43 +202,29 @@ class Engine:
         """
         if self.draining:
             raise errors.draining()
-        admitting = asyncio.create_task(self._admit(key, answer_type, operation))
-        self._admitting.add(admitting)
-        admitting.add_done_callback(self._admitting.discard)
-        return await asyncio.shield(admitting)
-
-    async def _admit(
-        self,
-        key: Once | None,
-        answer_type: type[R],
-        operation: Callable[[Transaction], Admitted[R]],
-    ) -> R:
         reserved = self.dispatcher.reserve()
-        started: list[tuple[Claim, Assistant]] = []
+        started: tuple[Claim, Assistant] | None = None
         due_at: float | None = None
 
         def whole(tx: Transaction) -> R:
-            nonlocal due_at
+            nonlocal started, due_at
             # An operation may be run again.
-            started.clear()
+            started = due_at = None
             admitted = operation(tx)
             due_at = admitted.run.due_at
             if reserved and self.dispatcher.may_claim_at_once(admitted.run):
-                started.append(self.dispatcher.claim(tx, admitted.run))
+                started = self.dispatcher.claim(tx, admitted.run)
             return admitted.answer()
 
-        committed = False
-        try:
-            answer = await self.store.write(once(key, answer_type, whole))
-            committed = True
-        finally:
-            if reserved and not (committed and started):
+        def ended(committed: bool) -> None:
+            if committed and started is not None:
+                self.dispatcher.start_reserved(*started)
+            elif reserved:
                 self.dispatcher.release()
-        if started:
-            self.dispatcher.start_reserved(*started[0])
-        if due_at is not None:
-            self.dispatcher.alarm.set(due_at)
-        return answer
+            if committed and due_at is not None:
+                self.dispatcher.alarm.set(due_at)
+
+        return await self.store.write(once(key, answer_type, whole), ended)
 
     # Showing
 
@@ -259,20 +247,26 @@ class Engine:
             return self.show_run(reader, find_run(reader, tenant, run_id))
 
         stops = TERMINAL if until == Until.UNTIL_DONE else TERMINAL | {REQUIRES_ACTION}
+        time_is_up = False
+
+        def end() -> None:
+            nonlocal time_is_up
+            time_is_up = True
+            changed.set()
+
         with self.hub.changes_of(run_id) as changed:
-            run = await self.store.read(look)
+            timer = asyncio.get_running_loop().call_later(timeout, end)
             try:
-                async with asyncio.timeout(timeout):
-                    while run.state not in stops:
-                        if self.draining:
-                            raise errors.draining()
-                        await changed.wait()
-                        changed.clear()
-                        run = await self.store.read(look)
-            except TimeoutError:
-                # It may have started meanwhile: that wakes nobody.
-                return await self.store.read(look)
-        return run
+                while True:
+                    run = await self.store.read(look)
+                    if run.state in stops or time_is_up:
+                        return run
+                    if self.draining:
+                        raise errors.draining()
+                    await changed.wait()
+                    changed.clear()
+            finally:
+                timer.cancel()
 
 
 def find_thread(reader: Reader, tenant: str, thread_id: str) -> ThreadRow:

@@ -441,6 +441,9 @@ class Transaction(Reader, Protocol):
 Listener = Callable[[Sequence[Record]], None]
 """Called on the event loop after each commit with its records, in order. Must not raise."""
 
+Ended = Callable[[bool], None]
+"""Called on the event loop when an operation is over: whether it is committed. Must not raise."""
+
 
 class Store(Protocol):
     """A store. Open it before use; every error of it is a `StoreError`."""
@@ -454,11 +457,16 @@ class Store(Protocol):
 
     async def open(self, listener: Listener) -> None: ...
     async def close(self) -> None: ...
-    async def write(self, operation: Callable[[Transaction], T]) -> T:
+    async def write(self, operation: Callable[[Transaction], T], ended: Ended | None = None) -> T:
         """Runs an operation and returns its result once it is durable.
 
         What the operation raises is raised here, and nothing of it is written. A caller that is
         cancelled while waiting does not undo the operation.
+
+        Args:
+            operation: What to do.
+            ended: Is told on the loop, in any case and before anybody goes on, whether it was done.
+                It must not raise.
         """
 
     async def read(self, query: Callable[[Reader], T]) -> T:

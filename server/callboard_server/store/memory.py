@@ -29,6 +29,7 @@ from callboard_server.store.base import (
     AssistantRow,
     DeliveryRow,
     DeliveryState,
+    Ended,
     EventFilter,
     JobRow,
     Listener,
@@ -191,22 +192,29 @@ class MemoryStore:
         # Operations that were handed in before come first.
         await asyncio.sleep(0)
 
-    async def write(self, operation: Callable[[Transaction], T]) -> T:
+    async def write(self, operation: Callable[[Transaction], T], ended: Ended | None = None) -> T:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         # On a turn of its own, so that a caller that is cancelled does not undo it.
-        loop.call_soon(self._commit, operation, answer)
+        loop.call_soon(self._commit, operation, answer, ended)
         return await answer
 
-    def _commit(self, operation: Callable[[Transaction], T], answer: asyncio.Future[T]) -> None:
+    def _commit(
+        self,
+        operation: Callable[[Transaction], T],
+        answer: asyncio.Future[T],
+        ended: Ended | None,
+    ) -> None:
         transaction = MemoryTransaction(self._tables, self._clock())
         try:
             result = operation(transaction)
             transaction.flush()
         except Exception as error:
             transaction.abandon()
+            if ended is not None:
+                ended(False)
             if not answer.done():
                 # No future can carry a StopIteration.
                 lost = isinstance(error, StopIteration)
@@ -214,6 +222,8 @@ class MemoryStore:
             return
         if transaction.records:
             self._listener(transaction.records)
+        if ended is not None:
+            ended(True)
         if not answer.done():
             answer.set_result(result)
 

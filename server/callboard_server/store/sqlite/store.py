@@ -5,9 +5,10 @@ no window: a lone operation is committed at once, and under load the time of one
 next group.
 
 Operations run on the event loop: nearly all that they need is in the cache, and a thread to which
-they went would only compete with the loop for the interpreter. A writer thread waits for the disk.
-It also takes over what could hold up the loop: operations that read through a log or delete, and
-the wait for a file that another program has locked.
+they went would only compete with the loop for the interpreter. A writer thread waits for the disk,
+except where a lone operation's commit is quicker than the way there and back (see `Pace`). It also
+takes over what could hold up the loop: operations that read through a log or delete, the wait for a
+file that another program has locked, and moving the log into the database.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any, TypeVar
 from callboard_server import faults
 from callboard_server.log.records import Record
 from callboard_server.store.base import (
+    Ended,
     Listener,
     Reader,
     StoreError,
@@ -36,6 +38,7 @@ from callboard_server.store.base import (
 from callboard_server.store.sqlite import ownership, schema
 from callboard_server.store.sqlite.cache import Cache, Changes, ready_line
 from callboard_server.store.sqlite.cached import CachedReader
+from callboard_server.store.sqlite.pace import Pace
 from callboard_server.store.sqlite.reader import NotRemembered, SqliteReader
 from callboard_server.store.sqlite.transaction import SqliteTransaction, Unsent, WouldBlock
 
@@ -51,11 +54,14 @@ RENEWAL = ownership.LEASE / 3
 class _Operation:
     run: Callable[[Transaction], Any]
     answer: asyncio.Future[Any]
+    ended: Ended | None
     result: Any = None
     error: BaseException | None = None
 
     def reply(self) -> None:
         """Answers the caller, on the loop."""
+        if self.ended is not None:
+            self.ended(self.error is None)
         if self.answer.done():
             return
         if self.error is None:
@@ -113,6 +119,7 @@ class SqliteStore:
         self._waiting: list[_Operation] = []
         self._committing = False
         """Whether a group is on its way: the next one follows it."""
+        self._pace = Pace()
         self._idle = asyncio.Event()
         self._queue: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
         self._use = threading.Lock()
@@ -201,11 +208,11 @@ class SqliteStore:
 
     # Writing, on the loop
 
-    async def write(self, operation: Callable[[Transaction], T]) -> T:
+    async def write(self, operation: Callable[[Transaction], T], ended: Ended | None = None) -> T:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         answer: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Operation(operation, answer))
+        self._waiting.append(_Operation(operation, answer, ended))
         if not self._committing:
             self._committing = True
             # What else the loop does now comes into the same group.
@@ -216,18 +223,23 @@ class SqliteStore:
         """Runs what waits, as far as that does not hold up the loop, and lets the writer go on."""
         group = _Group(self._waiting, Unsent(self._connection))
         self._waiting = []
+        committed = False
         if self._use.acquire(blocking=False):
             try:
-                self._run_on_loop(group)
+                committed = self._run_on_loop(group)
             except BaseException as error:
                 group.error = error
-            if not group.began:
+            if committed or not group.began:
                 self._use.release()
-        self._queue.put(group)
+        if committed:
+            self._deliver([group])
+        else:
+            self._queue.put(group)
 
-    def _run_on_loop(self, group: _Group) -> None:
+    def _run_on_loop(self, group: _Group) -> bool:
+        """Does what it may of a group, and returns whether that was all."""
         if self._cache is None or not self._begin_at_once(group):
-            return
+            return False
         deadline = time.monotonic() + TURN
         with suppress(WouldBlock):
             while group.done < len(group.operations) and time.monotonic() < deadline:
@@ -237,6 +249,12 @@ class SqliteStore:
         # Here, and not in the writer: each statement lets go of the interpreter, and getting it
         # back from a busy loop takes longer than the statement.
         group.unsent.send()
+        whole = group.done == len(group.operations) and not self._waiting
+        if not whole or not self._pace.allows(group.done, len(group.records)):
+            return False
+        self._end_transaction(group)
+        self._pace.passed_on_loop()
+        return True
 
     def _begin_at_once(self, group: _Group) -> bool:
         """Begins a group unless somebody else is writing to the file just now."""
@@ -350,8 +368,10 @@ class SqliteStore:
         if not group.began:
             self._use.acquire()
         groups = self._transact(group)
-        self._use.release()
         self._call_loop(self._deliver, groups)
+        if self._pace.log_is_long:
+            self._move_log()
+        self._use.release()
 
     def _transact(self, group: _Group) -> list[_Group]:
         """Commits a group, whole or, where the database refuses one operation, each by itself."""
@@ -363,10 +383,7 @@ class SqliteStore:
             while group.done < len(group.operations):
                 self._run_next(group, may_block=True)
             group.unsent.send()
-            faults.point("before_commit")
-            self._connection.execute("COMMIT")
-            faults.point("after_commit")
-            self.fault = None
+            self._end_transaction(group)
             return [group]
         except BaseException as error:
             if self._connection.in_transaction:
@@ -376,6 +393,20 @@ class SqliteStore:
                 alone = [_Group([each], Unsent(self._connection)) for each in group.operations]
                 return [done for each in alone for done in self._transact(each)]
             return [self._failed(group, error)]
+
+    def _end_transaction(self, group: _Group) -> None:
+        faults.point("before_commit")
+        started = time.perf_counter()
+        self._connection.execute("COMMIT")
+        self._pace.took(time.perf_counter() - started, group.done)
+        faults.point("after_commit")
+        self.fault = None
+
+    def _move_log(self) -> None:
+        """Moves what is in the log into the database, while nobody writes to it."""
+        self._pace.log_was_moved()
+        with suppress(sqlite3.Error):  # It is no worse than a longer log.
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _begin_patiently(self, group: _Group) -> None:
         with schema.patience(self._connection):
