@@ -8,7 +8,7 @@ import time
 from callboard.errors import CallboardError, Unavailable
 
 FIRST_SECONDS = 0.1
-LONGEST_SECONDS = 5.0
+LONGEST_SECONDS = 2.0
 
 
 class Backoff:

@@ -17,10 +17,14 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # gRPC's own pauses between connection attempts grow to two minutes: far too long for a server
-    # that restarts.
+    # gRPC's own pauses between connection attempts grow to two minutes, and a call that is made
+    # within one fails at once. They are shorter than the pauses between calls (`_backoff`), so that
+    # the first call after the server is back finds it.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # How long an attempt may take, 20 seconds without this: one to a host that was away, and let
+    # packets vanish, would not end when it is back.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 )
 
 

@@ -70,6 +70,11 @@ class AsyncStream(Generic[FrameT, ItemT]):
         """Why the server ended the stream; None while it goes on, and where it was closed."""
         return self._feed.end
 
+    @property
+    def is_reconnecting(self) -> bool:
+        """Whether the connection is lost, and tried again."""
+        return self._outage is not None and not self._closed
+
     async def aclose(self) -> None:
         """Ends the call. The iteration ends, too, also one that waits for an item right now."""
         self._closed = True

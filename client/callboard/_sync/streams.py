@@ -71,6 +71,11 @@ class Stream(Generic[FrameT, ItemT]):
         """Why the server ended the stream; None while it goes on, and where it was closed."""
         return self._feed.end
 
+    @property
+    def is_reconnecting(self) -> bool:
+        """Whether the connection is lost, and tried again."""
+        return self._outage is not None and not self._closed
+
     def close(self) -> None:
         """Ends the call. The iteration ends, too, also one that waits for an item right now."""
         self._closed = True
