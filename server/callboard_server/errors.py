@@ -301,15 +301,6 @@ def events_trimmed(cursor: int, oldest: int) -> ServiceError:
     )
 
 
-def not_implemented(feature: str) -> ServiceError:
-    return ServiceError(
-        grpc.StatusCode.UNIMPLEMENTED,
-        ErrorReason.ERROR_REASON_NOT_IMPLEMENTED,
-        f"this version of the server does not have {feature} yet",
-        {"feature": feature},
-    )
-
-
 def draining() -> ServiceError:
     return ServiceError(
         grpc.StatusCode.UNAVAILABLE,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from callboard.kit.definition import Kit
 from callboard.kit.dialects import DIALECTS
 from callboard.v1.lifecycle_pb2 import MultitaskStrategy, RunState
@@ -43,11 +41,3 @@ def test_the_example_is_shown_as_it_is() -> None:
     assert EXAMPLE.read_text("utf-8").endswith(f"\n\n{shown}")
 
 
-def test_what_is_not_implemented_is_what_the_changelog_lists() -> None:
-    changes = (ROOT / "CHANGELOG.md").read_text("utf-8").partition("### Not implemented\n")[2]
-    here = PAGE.read_text("utf-8").partition("answer `UNIMPLEMENTED`:\n\n")[2]
-    assert set(_listed(here.partition("\n\n")[0])) == set(_listed(changes.partition("\n#")[0]))
-
-
-def _listed(text: str) -> list[str]:
-    return re.findall(r"^- `([\w.]+)`", text, re.M)

@@ -247,17 +247,3 @@ class TestProviders:
         assert told == {
             ErrorReason.Name(reason).removeprefix("ERROR_REASON_") for reason in reasons
         }
-
-
-class TestChangelog:
-    def test_lists_what_is_not_implemented(self) -> None:
-        sources = (ROOT / "server" / "callboard_server").rglob("*.py")
-        calls = [
-            argument
-            for path in sources
-            for argument in re.findall(r"errors\.not_implemented\((.*)\)$", path.read_text(), re.M)
-        ]
-        features = {call.strip('"') for call in calls}
-        text = (ROOT / "CHANGELOG.md").read_text("utf-8")
-        section = text.partition("### Not implemented\n")[2].partition("\n#")[0]
-        assert set(re.findall(r"^- `([\w.]+)`$", section, re.M)) == features

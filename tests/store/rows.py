@@ -92,11 +92,14 @@ def add_run(
     ready: bool = False,
     due_at: float | None = None,
     trigger: RunTrigger.ValueType = RunTrigger.RUN_TRIGGER_CLIENT,
+    wants_readers: bool = False,
 ) -> RunRow:
     """Lets a run in and moves it to a state."""
     run = tx.add_run(thread, Run(run_id=run_id or new_id(), attempt=1))
     event = Event()
     event.run_created.trigger = trigger
+    if wants_readers:
+        event.run_created.cancel_after_detach.FromSeconds(60)
     tx.append(thread, event, run)
     run.data = created_run(event)
     run.ready, run.due_at = ready, due_at

@@ -227,6 +227,22 @@ async def test_runs_by_thread_and_state(store: Store) -> None:
     await store.read(look)
 
 
+async def test_runs_that_want_readers(store: Store) -> None:
+    def fill(tx: Transaction) -> None:
+        a, b = open_thread(tx, "a"), open_thread(tx, "b")
+        add_run(tx, a, "over", state=SUCCEEDED, wants_readers=True)
+        add_run(tx, a, "queued", wants_readers=True)
+        add_run(tx, b, "indifferent", state=RUNNING)
+        add_run(tx, b, "waiting", state=WAITING, wants_readers=True)
+
+    await store.write(fill)
+
+    def look(reader: Reader) -> None:
+        assert {run.data.run_id for run in reader.attended_runs()} == {"queued", "waiting"}
+
+    await store.read(look)
+
+
 async def test_jobs(store: Store) -> None:
     def fill(tx: Transaction) -> None:
         parent, other = open_thread(tx, "p"), open_thread(tx, "q")

@@ -905,6 +905,7 @@ class RunCreated(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     FOLLOWS_RUN_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_AFTER_DETACH_FIELD_NUMBER: _builtins.int
     assistant_id: _builtins.str
     """The assistant that runs."""
     assistant_version: _builtins.int
@@ -937,6 +938,10 @@ class RunCreated(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """How long it may be RUNNING in all; absent where there is no bound."""
 
+    @_builtins.property
+    def cancel_after_detach(self) -> _duration_pb2.Duration:
+        """How long it may be without a stream of it; absent where it may be so for ever."""
+
     def __init__(
         self,
         *,
@@ -951,10 +956,11 @@ class RunCreated(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         follows_run_id: _builtins.str = ...,
+        cancel_after_detach: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "metadata", b"metadata", "start_after", b"start_after", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_after_detach", b"cancel_after_detach", "config", b"config", "metadata", b"metadata", "start_after", b"start_after", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "config", b"config", "follows_run_id", b"follows_run_id", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "start_after", b"start_after", "timeout", b"timeout", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "cancel_after_detach", b"cancel_after_detach", "config", b"config", "follows_run_id", b"follows_run_id", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "start_after", b"start_after", "timeout", b"timeout", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,6 +64,7 @@ class Run(_message.Message):
     STEERED_SEQUENCE_FIELD_NUMBER: _builtins.int
     ROLLED_BACK_FIELD_NUMBER: _builtins.int
     STOPPED_BY_PARENT_FIELD_NUMBER: _builtins.int
+    CANCEL_AFTER_DETACH_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Identifies the run. A UUID."""
     thread_id: _builtins.str
@@ -154,6 +155,10 @@ class Run(_message.Message):
         while it runs.
         """
 
+    @_builtins.property
+    def cancel_after_detach(self) -> _duration_pb2.Duration:
+        """Where set, the run is cancelled when no stream of it has been open for this long; see StreamRun."""
+
     def __init__(
         self,
         *,
@@ -188,10 +193,11 @@ class Run(_message.Message):
         steered_sequence: _builtins.int = ...,
         rolled_back: _builtins.bool = ...,
         stopped_by_parent: _builtins.bool = ...,
+        cancel_after_detach: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "outcome", b"outcome", "progress", b"progress", "running_time", b"running_time", "start_after", b"start_after", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_after_detach", b"cancel_after_detach", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "outcome", b"outcome", "progress", b"progress", "running_time", b"running_time", "start_after", b"start_after", "start_time", b"start_time", "timeout", b"timeout", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "claim_epoch", b"claim_epoch", "config", b"config", "create_time", b"create_time", "created_sequence", b"created_sequence", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "outcome", b"outcome", "progress", b"progress", "rolled_back", b"rolled_back", "run_id", b"run_id", "running_time", b"running_time", "session_id", b"session_id", "start_after", b"start_after", "start_time", b"start_time", "state", b"state", "steered_sequence", b"steered_sequence", "stopped_by_parent", b"stopped_by_parent", "superseded_by_run_id", b"superseded_by_run_id", "thread_id", b"thread_id", "timeout", b"timeout", "trigger", b"trigger", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "agent", b"agent", "assistant_id", b"assistant_id", "assistant_version", b"assistant_version", "attempt", b"attempt", "cancel_after_detach", b"cancel_after_detach", "cancel_requested", b"cancel_requested", "claim_epoch", b"claim_epoch", "config", b"config", "create_time", b"create_time", "created_sequence", b"created_sequence", "end_time", b"end_time", "last_start_time", b"last_start_time", "metadata", b"metadata", "multitask_strategy", b"multitask_strategy", "outcome", b"outcome", "progress", b"progress", "rolled_back", b"rolled_back", "run_id", b"run_id", "running_time", b"running_time", "session_id", b"session_id", "start_after", b"start_after", "start_time", b"start_time", "state", b"state", "steered_sequence", b"steered_sequence", "stopped_by_parent", b"stopped_by_parent", "superseded_by_run_id", b"superseded_by_run_id", "thread_id", b"thread_id", "timeout", b"timeout", "trigger", b"trigger", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,8 +348,9 @@ class StreamRunRequest(_message.Message):
 
     @_builtins.property
     def cancel_after_detach(self) -> _duration_pb2.Duration:
-        """Where set, the run is cancelled when no stream of it has been open for this long before it is
-        done. The run goes on without readers when absent.
+        """Where set, the run is cancelled when no stream of it (StreamRun, StreamEvents with its run_id) has been open
+        for this long before it is done; jobs that it has launched go on. After a restart of the server
+        the time begins anew. More than 0. The run goes on without readers when absent.
         """
 
     def __init__(

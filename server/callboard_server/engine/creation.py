@@ -53,6 +53,7 @@ class NewRun:
     metadata: Struct | None = None
     timeout: Duration | None = None
     start_after: Timestamp | None = None
+    cancel_after_detach: Duration | None = None
     expected_thread_sequence: int | None = None
     follows_run_id: str = ""
     """The run whose unread input it takes up."""
@@ -141,7 +142,7 @@ def add_run(tx: Transaction, thread: ThreadRow, new: NewRun, actor: Actor) -> Ru
     made.multitask_strategy, made.trigger = new.strategy, new.trigger
     made.additional_instructions = new.additional_instructions
     made.follows_run_id = new.follows_run_id
-    for name in ("config", "metadata", "timeout", "start_after"):
+    for name in ("config", "metadata", "timeout", "start_after", "cancel_after_detach"):
         value = getattr(new, name)
         if value is not None:
             getattr(made, name).CopyFrom(value)

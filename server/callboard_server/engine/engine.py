@@ -22,6 +22,7 @@ from callboard_server import errors
 from callboard_server.agents.registry import Registry
 from callboard_server.engine import present
 from callboard_server.engine.assistants import Assistants
+from callboard_server.engine.attendance import Attendance, Attended
 from callboard_server.engine.claim import Claim
 from callboard_server.engine.dispatcher import Dispatcher
 from callboard_server.engine.jobs import DelegationLimits
@@ -137,6 +138,7 @@ class Engine:
         self.start_time.FromNanoseconds(time.time_ns())
         self.assistants = Assistants(registry, self.start_time)
         self.hub = Hub()
+        self.attendance = Attendance(store)
         self.workspaces = workspaces
         self._outbox = Outbox(store, webhooks)
         self.dispatcher = Dispatcher(
@@ -160,6 +162,7 @@ class Engine:
         """
         await self.store.open(self._observe)
         await self.dispatcher.open()
+        await self.attendance.open()
         self._outbox.start()
         self._watchdog = self.dispatcher.watch()
 
@@ -171,11 +174,13 @@ class Engine:
     def _observe(self, records: Sequence[Record]) -> None:
         self.hub.publish(records)
         self.dispatcher.observe(records)
+        self.attendance.observe(records)
         self._outbox.observe(records)
 
     async def drain(self) -> None:
         """Ends the streams, and what runs is given back or ends within the grace."""
         self.draining = True
+        self.attendance.stop()
         self.hub.drain()
         with suppress(StoreError):
             # Behind all that was let in until now.
@@ -205,13 +210,14 @@ class Engine:
         reserved = self.dispatcher.reserve()
         started: tuple[Claim, Assistant] | None = None
         due_at: float | None = None
+        attended: Attended | None = None
 
         def whole(tx: Transaction) -> R:
-            nonlocal started, due_at
+            nonlocal started, due_at, attended
             # An operation may be run again.
-            started = due_at = None
+            started = due_at = attended = None
             admitted = operation(tx)
-            due_at = admitted.run.due_at
+            due_at, attended = admitted.run.due_at, Attended.of(admitted.run)
             if reserved and self.dispatcher.may_claim_at_once(admitted.run):
                 started = self.dispatcher.claim(tx, admitted.run)
             return admitted.answer()
@@ -223,6 +229,8 @@ class Engine:
                 self.dispatcher.release()
             if committed and due_at is not None:
                 self.dispatcher.alarm.set(due_at)
+            if committed and attended is not None:
+                self.attendance.begin(attended)
 
         return await self.store.write(once(key, answer_type, whole), ended)
 

@@ -48,7 +48,7 @@ def created_run(event: Event) -> Run:
         created_sequence=event.sequence,
         create_time=event.time,
     )
-    for name in ("config", "metadata", "timeout", "start_after"):
+    for name in ("config", "metadata", "timeout", "start_after", "cancel_after_detach"):
         if made.HasField(name):
             getattr(run, name).CopyFrom(getattr(made, name))
     return run

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from google.protobuf.duration_pb2 import Duration
 
 from callboard.v1 import run_pb2 as pb
 from callboard.v1.assistant_pb2 import Assistant
@@ -48,7 +51,13 @@ class RunServicer:
             request.wait.ToNanoseconds() / 1e9,
         )
 
-    async def _create(self, prefix: str, request: pb.CreateRunRequest, call: Call) -> pb.Run:
+    async def _create(
+        self,
+        prefix: str,
+        request: pb.CreateRunRequest,
+        call: Call,
+        cancel_after_detach: Duration | None = None,
+    ) -> pb.Run:
         caller = call.caller
 
         def operation(tx: Transaction) -> Admitted[pb.Run]:
@@ -59,7 +68,8 @@ class RunServicer:
             )
             if thread is None:
                 thread = self._new_thread(tx, assistant, request, call)
-            run = admission.admit(tx, thread, _new_run(request, assistant), caller.actor)
+            new = replace(_new_run(request, assistant), cancel_after_detach=cancel_after_detach)
+            run = admission.admit(tx, thread, new, caller.actor)
             return Admitted(run, lambda: self._engine.show_run(tx, run))
 
         key = Once.of(caller, request, request.request_id)
@@ -102,10 +112,11 @@ class RunServicer:
         check.enum(request, "until")
         if request.run.HasField("wait"):
             check.wrong("run.wait", "belongs to CreateRun: a stream says itself when it ends")
+        detach = request.cancel_after_detach if request.HasField("cancel_after_detach") else None
+        if detach is not None:
+            check.duration("cancel_after_detach", detach)
         check.done()
-        if request.HasField("cancel_after_detach"):
-            raise errors.not_implemented("StreamRun.cancel_after_detach")
-        run = await self._create("run.", request.run, call)
+        run = await self._create("run.", request.run, call, detach)
         wanted = streams.RunStream(
             run.run_id,
             after=0,

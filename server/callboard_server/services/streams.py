@@ -66,8 +66,9 @@ async def stream_run(engine: Engine, call: Call, wanted: RunStream) -> AsyncIter
         engine.store, engine.hub, session, chosen, after=start, deltas=wanted.deltas
     )
     view = _View(session, chosen, wanted.until, ended)
-    async for piece in _stream(engine, view, reader, run):
-        yield piece
+    with engine.attendance.reading(run.run_id):
+        async for piece in _stream(engine, view, reader, run):
+            yield piece
 
 
 async def stream_thread(

@@ -235,6 +235,9 @@ class Reader(Protocol):
     def ready_before(self, run: RunRow) -> int:
         """How many ready runs are before a run."""
 
+    def attended_runs(self) -> list[RunRow]:
+        """Returns all runs that are not over and are cancelled when nobody streams them."""
+
     def running_runs(self) -> list[RunRow]:
         """Runs that are RUNNING."""
 

@@ -350,6 +350,14 @@ class MemoryReader:
         ready = self._in_line(lambda row: row.ready)
         return sum((other.queued_at, other.key) < place for other in ready)
 
+    def attended_runs(self) -> list[RunRow]:
+        return self._in_line(
+            lambda row: (
+                row.data.HasField("cancel_after_detach")
+                and row.data.state < RunState.RUN_STATE_SUCCEEDED
+            )
+        )
+
     def running_runs(self) -> list[RunRow]:
         running = self._in_line(lambda row: row.data.state == RunState.RUN_STATE_RUNNING)
         return sorted(running, key=lambda run: run.key)

@@ -210,6 +210,9 @@ class SqliteReader:
         )
         return int(row[0]) if row else 0
 
+    def attended_runs(self) -> list[RunRow]:
+        return self._runs_where(f"r.attended = 1 AND {_LIVE} ORDER BY r.queued_at, r.key")
+
     def running_runs(self) -> list[RunRow]:
         # The second condition is the one that runs_live, a partial index, asks for.
         running = f"r.state = {RunState.RUN_STATE_RUNNING}"

@@ -93,6 +93,7 @@ class StoredRun(NamedTuple):
     run_id: str
     thread: int
     assistant: str
+    attended: int
     state: int
     queued_at: int
     ready: int
@@ -109,6 +110,7 @@ class StoredRun(NamedTuple):
             data.run_id,
             thread.key,
             data.assistant_id,
+            int(data.HasField("cancel_after_detach")),
             data.state,
             row.queued_at,
             int(row.ready),
@@ -257,7 +259,7 @@ class Table:
 TABLES = {
     "sessions": Table("sessions", StoredSession, fixed=3),
     "threads": Table("threads", StoredThread, fixed=5),
-    "runs": Table("runs", StoredRun, fixed=5),
+    "runs": Table("runs", StoredRun, fixed=6),
     "jobs": Table("jobs", StoredJob, fixed=3),
     "notices": Table("notices", StoredNotice, fixed=6),
 }
