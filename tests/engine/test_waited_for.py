@@ -116,6 +116,31 @@ async def test_is_not_tied_to_a_run_that_is_over(client: AsyncClient, gates: Gat
     assert (job.run_count, job.waiting_run_id) == (1, "")
 
 
+async def test_is_tied_to_no_second_run_while_it_works_for_the_first(
+    client: AsyncClient, gates: Gates
+) -> None:
+    home = (await client.threads.create()).thread_id
+    for name in ("first", "second"):
+        await client.runs.create("worker", name, thread_id=home, multitask_strategy="concurrent")
+    first, second = await gates.entered("first"), await gates.entered("second")
+    job = await first.jobs.launch("worker", "its task", cancel_with_run=True)
+    await gates.entered("its task")
+    with pytest.raises(callboard.Conflict, match=f"is busy with run {job.run_id}"):
+        await second.jobs.update(job.job_id, "another", cancel_with_run=True)
+    unchanged = await client.jobs.get(job.job_id)
+    assert (unchanged.run_count, unchanged.waiting_run_id) == (1, first.run.run_id)
+    # It may be changed by who waits for it, and by who does not want to wait.
+    await first.jobs.update(job.job_id, "it again", cancel_with_run=True)
+    await second.jobs.update(job.job_id, "it quickly")
+    gates.open("it quickly")
+    await client.jobs.wait(job.job_id, timeout=PATIENCE)
+    # Then it can work for another.
+    await second.jobs.update(job.job_id, "another", cancel_with_run=True)
+    await client.runs.cancel(second.run.run_id)
+    [ended] = await client.jobs.wait(job.job_id, timeout=PATIENCE)
+    assert (ended.state, ended.waiting_run_id) == (CANCELLED, second.run.run_id)
+
+
 async def test_each_end_of_many_needs_a_look_at_few(
     client: AsyncClient, gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,29 @@ class Persistent:
             content = [ContentBlock(text=Text(text=told[-1].content[0].tool_result.text))]
             end = StopReason.STOP_REASON_END_TURN
         yield Answer(content, usage, end)
+
+
+class Handing:
+    """A model that hands each run a task of its own, and says what it is told last."""
+
+    name = "handing"
+
+    def __init__(self, *tasks: str) -> None:
+        self._tasks = list(tasks)
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | Answer, None]:
+        last, usage = request.messages[-1], Usage(model_calls=1)
+        if last.role == Role.ROLE_TOOL:
+            content = [ContentBlock(text=Text(text=last.content[0].tool_result.text))]
+            yield Answer(content, usage, StopReason.STOP_REASON_END_TURN)
+            return
+        task = self._tasks.pop(0)
+        ask = ToolCall(
+            tool_call_id=f"call-{task}",
+            name="ask_worker",
+            arguments_json=json.dumps({"task": task}),
+        )
+        yield Answer([ContentBlock(tool_call=ask)], usage, StopReason.STOP_REASON_TOOL_USE)
 
 
 async def failing(ctx: Context) -> str:
@@ -312,6 +336,33 @@ class TestAsking:
         await answer(client, first)
         assert await results_of(client, first) == ["done: one"]
         assert [job.run_count for job in await jobs_of(client, first.thread_id)] == [1, 1]
+
+    async def test_two_runs_at_once_have_a_child_each(self, gates: Gates, tmp_path: Path) -> None:
+        boss = ChatAgent(Handing("one", "two", "three"), callable_assistants=waits_for("worker"))
+        async with local({"boss": boss, "worker": gates.worker}, tmp_path / "jobs.db") as client:
+            gates.open("one")
+            first = await client.runs.create("boss", "hello")
+            assert await answer(client, first) == "done: one"
+            second, third = await asyncio.gather(
+                *(
+                    client.runs.create(
+                        "boss", "go on", thread_id=first.thread_id, multitask_strategy="concurrent"
+                    )
+                    for _ in range(2)
+                )
+            )
+            await gates.entered("two")
+            await gates.entered("three")
+            jobs = await jobs_of(client, first.thread_id)
+            child_of = {job.waiting_run_id: job.job_id for job in jobs}
+            assert child_of.keys() == {second.run_id, third.run_id}
+            await client.runs.cancel(second.run_id)
+            gates.open("two", "three")
+            await answer(client, third)
+            [told] = await results_of(client, third)
+            assert told in ("done: two", "done: three")
+            [stopped] = await client.jobs.wait(child_of[second.run_id], timeout=PATIENCE)
+            assert stopped.state == CANCELLED
 
     async def test_waiting_holds_no_slot(
         self, agents: dict[str, Any], gates: Gates, tmp_path: Path

@@ -180,6 +180,7 @@ class AsyncJobs:
             NotFound: JOB_NOT_FOUND, or ASSISTANT_NOT_FOUND where its assistant was deleted.
             InvalidArgument: FIELD_INVALID.
             AlreadyExists: REQUEST_ID_REUSED.
+            Conflict: THREAD_BUSY: `cancel_with_run`, and another run waits for what it works on.
         """
         request = UpdateJobRequest(
             job_id=job_id,

@@ -122,7 +122,8 @@ class JobServiceServicer(object):
         Writes job_updated, the instructions as a message and a run, and with INTERRUPT the end of the
         current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
         JOB_NOT_FOUND, ASSISTANT_NOT_FOUND (it was deleted); INVALID_ARGUMENT / FIELD_INVALID;
-        ALREADY_EXISTS / REQUEST_ID_REUSED.
+        ALREADY_EXISTS / REQUEST_ID_REUSED; with cancel_with_run ABORTED / THREAD_BUSY, where the job
+        works for another run that waits for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

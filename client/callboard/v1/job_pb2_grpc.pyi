@@ -64,7 +64,8 @@ class JobServiceStub:
     Writes job_updated, the instructions as a message and a run, and with INTERRUPT the end of the
     current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
     JOB_NOT_FOUND, ASSISTANT_NOT_FOUND (it was deleted); INVALID_ARGUMENT / FIELD_INVALID;
-    ALREADY_EXISTS / REQUEST_ID_REUSED.
+    ALREADY_EXISTS / REQUEST_ID_REUSED; with cancel_with_run ABORTED / THREAD_BUSY, where the job
+    works for another run that waits for it.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.Job]
     """Cancels a job's current run and those that are queued behind it.
@@ -130,7 +131,8 @@ class JobServiceAsyncStub(JobServiceStub):
     Writes job_updated, the instructions as a message and a run, and with INTERRUPT the end of the
     current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
     JOB_NOT_FOUND, ASSISTANT_NOT_FOUND (it was deleted); INVALID_ARGUMENT / FIELD_INVALID;
-    ALREADY_EXISTS / REQUEST_ID_REUSED.
+    ALREADY_EXISTS / REQUEST_ID_REUSED; with cancel_with_run ABORTED / THREAD_BUSY, where the job
+    works for another run that waits for it.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Cancels a job's current run and those that are queued behind it.
@@ -217,7 +219,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Writes job_updated, the instructions as a message and a run, and with INTERRUPT the end of the
         current one. A repeat with the same request_id returns the first answer. Errors: NOT_FOUND /
         JOB_NOT_FOUND, ASSISTANT_NOT_FOUND (it was deleted); INVALID_ARGUMENT / FIELD_INVALID;
-        ALREADY_EXISTS / REQUEST_ID_REUSED.
+        ALREADY_EXISTS / REQUEST_ID_REUSED; with cancel_with_run ABORTED / THREAD_BUSY, where the job
+        works for another run that waits for it.
         """
 
     @_abc_1.abstractmethod

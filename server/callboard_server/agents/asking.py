@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from callboard._messages import text_of
-from callboard.errors import CallboardError, NotFound
+from callboard.errors import CallboardError, Conflict, NotFound
 from callboard.kit.arguments import Parameter, Refused, read_arguments, schema_of
 from callboard.v1.job_pb2 import Job
 from callboard.v1.lifecycle_pb2 import RunState
@@ -90,13 +90,22 @@ class _Asking:
         """
         task = _read(arguments_json)
         try:
-            async with self._chosen(callee, ctx) as chosen:
-                ended = await _ask(chosen, task, ctx)
+            ended = await self._ask(callee, task, ctx)
         except NotFound as error:
             raise ToolError(await self._missing(callee, error, ctx)) from None
         except CallboardError as error:
             raise ToolError(f"{callee.name} was not asked: {error.message}.") from None
         return _told(callee, ended)
+
+    async def _ask(self, callee: Callee, task: str, ctx: Context) -> Run | Job:
+        """Hands a task over, once, and returns the run that did it, when that has ended."""
+        while True:
+            async with self._chosen(callee, ctx) as chosen:
+                # Recorded also where another run was faster: what is handed over next must not be
+                # handed over here, too, when a crash lets this be tried again.
+                handed = await ctx.step("hand over", _hand_over, chosen, task, ctx)
+                if handed:
+                    return await _end_of(handed, ctx)
 
     @asynccontextmanager
     async def _chosen(self, callee: Callee, ctx: Context) -> AsyncIterator[dict[str, Any]]:
@@ -131,9 +140,9 @@ class _Asking:
         return f"There is no {callee.name} any more. {others if left else 'Nobody else is left.'}"
 
 
-async def _ask(chosen: dict[str, Any], task: str, ctx: Context) -> Run | Job:
-    """Hands a task over, once, and returns the run that did it, when that has ended."""
-    job_id, run_id = await ctx.step("hand over", _hand_over, chosen, task, ctx)
+async def _end_of(handed: list[str], ctx: Context) -> Run | Job:
+    """Waits for the end of what was handed over, and returns the run that did it."""
+    job_id, run_id = handed
     [job] = await insisted(ctx.jobs.wait(job_id))
     run = await insisted(ctx.client.runs.get(run_id))
     # Where somebody else redirected it, what its job came to is the answer.
@@ -141,10 +150,14 @@ async def _ask(chosen: dict[str, Any], task: str, ctx: Context) -> Run | Job:
 
 
 async def _hand_over(chosen: dict[str, Any], task: str, ctx: Context) -> list[str]:
+    """Returns the job and the run that have the task; nothing where the job works for another."""
     if "job_id" in chosen:
-        job = await insisted(
-            ctx.jobs.update(chosen["job_id"], task, delivery="enqueue", cancel_with_run=True)
-        )
+        try:
+            job = await insisted(
+                ctx.jobs.update(chosen["job_id"], task, delivery="enqueue", cancel_with_run=True)
+            )
+        except Conflict:
+            return []
     else:
         job = await insisted(
             ctx.jobs.launch(

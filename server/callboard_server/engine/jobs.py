@@ -20,7 +20,7 @@ from callboard_server.engine.creation import (
     open_thread,
 )
 from callboard_server.engine.ending import cancel_thread, cancel_tree
-from callboard_server.engine.lifecycle import PARKED, RUNNING
+from callboard_server.engine.lifecycle import PARKED, RUNNING, TERMINAL
 from callboard_server.errors import Violation
 from callboard_server.log.fold import apply_to_job, launched_job
 from callboard_server.store.base import JobRow, Reader, ThreadRow, Transaction
@@ -105,6 +105,16 @@ def _check_waiting(reader: Reader, tenant: str, run_id: str, parent: int | None)
     if run is None or run.thread.key != parent:
         wrong = "only a run of the job's parent thread may say so"
         raise errors.invalid(Violation("cancel_with_run", wrong))
+
+
+def _check_free(reader: Reader, job: JobRow, run_id: str) -> None:
+    """Refuses to tie a job to a second run while it works for one, which it goes with."""
+    first = job.data.waiting_run_id
+    if first in ("", run_id) or job.run.data.state in TERMINAL:
+        return
+    waiting = reader.run(job.thread.session.tenant, first)
+    if waiting is not None and waiting.data.state not in TERMINAL:
+        raise errors.thread_busy(job.thread.data.thread_id, job.run.data.run_id)
 
 
 def _parent(tx: Transaction, tenant: str, thread_id: str) -> ThreadRow | None:
@@ -200,6 +210,7 @@ def update(
     if waiting_run_id is not None:
         _check_run(tx, job.thread.session.tenant, waiting_run_id)
         _check_waiting(tx, job.thread.session.tenant, waiting_run_id, job.parent)
+        _check_free(tx, job, waiting_run_id)
         event.job_updated.waiting_run_id = waiting_run_id
     tx.append(job.thread, event)
     if waiting_run_id is not None:
