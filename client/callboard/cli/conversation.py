@@ -18,10 +18,10 @@ from callboard import (
     RunState,
 )
 from callboard.cli.failures import CommandError, ExitCode, explain
+from callboard.cli.outages import downtime
 
 _REQUIRES_ACTION = RunState.RUN_STATE_REQUIRES_ACTION
 _PARKED = (RunState.RUN_STATE_WAITING, _REQUIRES_ACTION)
-_DOWNTIME = 60.0
 
 
 class Listener(Protocol):
@@ -233,8 +233,7 @@ class Conversation:
             preset="condensed",
             after_sequence=place.after_sequence,
             deltas=self._is_live,
-            # Whoever looks on decides for how long the server may be away.
-            max_downtime=None if self._is_live else _DOWNTIME,
+            max_downtime=downtime(is_watched=self._is_live),
         )
         self._follower = threading.Thread(target=self._follow, args=(self._stream,), daemon=True)
         self._follower.start()

@@ -13,6 +13,7 @@ from callboard._enums import KindName, ScopeName
 from callboard.cli.failures import checks_arguments
 from callboard.cli.gists import event_gist, short
 from callboard.cli.invocation import Cli, command, split_names
+from callboard.cli.outages import downtime, tells_outages
 from callboard.cli.output import Output, local_time, one_line
 from callboard.v1.event_pb2 import Actor
 
@@ -49,9 +50,14 @@ def events(
         return
     with checks_arguments():
         stream = threads.stream(
-            thread_id, scope=scope, kinds=names, after_sequence=after, deltas=deltas
+            thread_id,
+            scope=scope,
+            kinds=names,
+            after_sequence=after,
+            deltas=deltas,
+            max_downtime=downtime(is_watched=cli.out.is_terminal),
         )
-    with stream:
+    with stream, tells_outages(cli.out, stream):
         _show(cli.out, stream)
 
 

@@ -116,33 +116,39 @@ class JobTree:
 class TreeTable:
     """A tree with a line for each job, and one for all of them."""
 
-    def __init__(self, tree: JobTree, asked: Asked, *, fits_screen: bool = False) -> None:
+    def __init__(
+        self, tree: JobTree, asked: Asked, *, fits_screen: bool = False, note: str = ""
+    ) -> None:
         """Shows a tree.
 
         Args:
             tree: The tree.
             asked: What its jobs wait to be answered.
             fits_screen: Whether to sum up what does not fit on the screen.
+            note: What there is to say of all of it, in a line below.
         """
         self._tree = tree
         self._asked = asked
         self._fits_screen = fits_screen
+        self._note = note
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lays the lines out on a screen of a certain size."""
         jobs = self._tree.jobs
         lines = self._tree.lines()
-        # Beside the jobs, there are the names of the columns, two sums and the cursor.
-        room = max(1, console.size.height - 4)
+        # Beside the jobs, there are the names of the columns, two sums, the note and the cursor.
+        room = max(1, console.size.height - 4 - bool(self._note))
         if self._fits_screen and len(lines) > room:
             lines = self._tree.lines(room)
         yield self._table(lines, whole_ids=options.max_width >= _WIDE)
         shown = {line.node_id for line in lines}
         hidden = [job for job in jobs if job.job_id not in shown]
         if hidden:
-            yield _sum(f"… {len(hidden)} more: {_counted(hidden)}")
+            yield _line_of(f"… {len(hidden)} more: {_counted(hidden)}")
         if len(jobs) > 1:
-            yield _sum(_summed_up(jobs))
+            yield _line_of(_summed_up(jobs))
+        if self._note:
+            yield _line_of(self._note, "yellow")
 
     def _table(self, lines: Sequence[Line], *, whole_ids: bool) -> Rows:
         tokens = ["tokens"] if any(tokens_gist(job.usage) for job in self._tree.jobs) else []
@@ -158,9 +164,9 @@ class TreeTable:
         return table
 
 
-def _sum(text: str) -> Text:
+def _line_of(text: str, style: str = "dim") -> Text:
     # On a line, for it was counted as one.
-    return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _summed_up(jobs: Collection[Job]) -> str:

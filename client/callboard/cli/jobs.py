@@ -27,6 +27,7 @@ from callboard.cli.gists import action_gist
 from callboard.cli.invocation import Cli, JsonOption, ServerOption, command, split_names
 from callboard.cli.job_tree import JobTree, TreeTable
 from callboard.cli.job_views import error_of, job_details, job_table, succeeded
+from callboard.cli.outages import downtime
 from callboard.cli.output import note
 from callboard.cli.screen import Screen
 from callboard.cli.states import state_word
@@ -266,7 +267,13 @@ def _wait(cli: Cli, job_ids: Sequence[str]) -> Sequence[Job]:
 def _watch(cli: Cli, *, job_id: str | None = None, parent: str | None = None) -> Sequence[Job]:
     """Shows jobs and those below them, and returns those that were named, not those below."""
     client = cli.client
-    with client.jobs.watch(parent, job_id=job_id, scope="tree", until="done") as changes:
+    with client.jobs.watch(
+        parent,
+        job_id=job_id,
+        scope="tree",
+        until="done",
+        max_downtime=downtime(is_watched=cli.out.is_terminal),
+    ) as changes:
         jobs = watch_jobs(cli.out, client, changes, job_id or "")
     return [job for job in jobs if job_id == job.job_id or parent == job.parent_thread_id]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.live import Live
 
-from callboard import Client, Job, RunState
+from callboard import Client, Job, JobStream, RunState
 from callboard.cli.job_tree import JobTree, TreeTable
 from callboard.cli.job_views import progress_line
+from callboard.cli.outages import away_words
 from callboard.cli.output import Output
 from callboard.cli.waits import Reasons
 
@@ -21,7 +22,7 @@ _UNEXPLAINED = (RunState.RUN_STATE_QUEUED, RunState.RUN_STATE_REQUIRES_ACTION)
 """The states of jobs whose changes do not say all."""
 
 
-def watch_jobs(out: Output, client: Client, changes: Iterable[Job], root_id: str = "") -> list[Job]:
+def watch_jobs(out: Output, client: Client, changes: JobStream, root_id: str = "") -> list[Job]:
     """Shows jobs for as long as their changes come.
 
     Args:
@@ -35,7 +36,12 @@ def watch_jobs(out: Output, client: Client, changes: Iterable[Job], root_id: str
     """
     latest: dict[str, Job] = {}
     reasons = Reasons(client)
-    shown = _drawn(out, latest, reasons, root_id) if out.is_terminal else _lines(out, reasons)
+
+    def table() -> TreeTable:
+        tree = JobTree(list(latest.values()), root_id)
+        return TreeTable(tree, reasons.asked, fits_screen=True, note=away_words(changes))
+
+    shown = _drawn(out, table, latest, reasons) if out.is_terminal else _lines(out, reasons)
     with shown as show:
         for job in changes:
             latest[job.job_id] = job
@@ -45,11 +51,8 @@ def watch_jobs(out: Output, client: Client, changes: Iterable[Job], root_id: str
 
 @contextmanager
 def _drawn(
-    out: Output, latest: dict[str, Job], reasons: Reasons, root_id: str
+    out: Output, table: Callable[[], TreeTable], latest: dict[str, Job], reasons: Reasons
 ) -> Iterator[Callable[[Job], None]]:
-    def table() -> TreeTable:
-        return TreeTable(JobTree(list(latest.values()), root_id), reasons.asked, fits_screen=True)
-
     # Drawn anew even while nothing changes, for time goes on.
     live = Live(console=out.console, refresh_per_second=_DRAWS_PER_SECOND, get_renderable=table)
     with live, _kept_up(reasons, latest):
