@@ -208,6 +208,17 @@ def test_a_watch_on_a_terminal_is_drawn_until_all_is_done(
     assert max(map(len, terminal.text.splitlines())) <= 80
 
 
+def test_a_watch_of_a_thread_without_jobs_says_so(cli: Run, client: Client, address: str) -> None:
+    home = client.threads.create().thread_id
+    command = ("jobs", "watch", "--parent", home)
+    watched = cli(*command)
+    assert (watched.code, watched.out) == (0, "There are no jobs.\n")
+    assert cli(*command, "--json").out == ""
+    with Terminal(*command, env=environment(address)) as terminal:
+        assert terminal.finish() == 0
+    assert terminal.text.strip() == "There are no jobs."
+
+
 def test_what_is_before_a_job_in_line_is_looked_up_again(
     cli: Run, client: Client, address: str
 ) -> None:

@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from tests.cli.conftest import Run, environment, running
+from tests.cli.terminal import Terminal
 
 
 @pytest.fixture
@@ -34,6 +35,26 @@ def test_server_info(cli: Run) -> None:
     assert "sqlite" in result.out
     [info] = cli("server", "info", "--json").objects
     assert info["contract_version"] == "callboard.v1"
+
+
+def test_details_end_where_their_words_end(cli: Run, job_id: str) -> None:
+    for command in (["server", "info"], ["jobs", "get", job_id], ["threads", "get", job_id]):
+        lines = cli(*command).lines
+        assert len(lines) > 5
+        assert lines == [line.rstrip() for line in lines]
+
+
+def test_details_are_broken_where_the_screen_ends(cli: Run, address: str) -> None:
+    task = "to be or not to be " * 5
+    job_id = cli("jobs", "launch", "count_words", task, "--wait", "--json").objects[0]["job_id"]
+    with Terminal("jobs", "get", job_id, env=environment(address), columns=50) as terminal:
+        assert terminal.finish() == 0
+    lines = terminal.text.splitlines()
+    assert max(map(len, lines)) <= 50
+    name, *words = lines[3].split()
+    below = [line for line in lines[4:] if line.startswith(" ")]
+    assert name == "task"
+    assert [*words, *" ".join(below).split()] == task.split()
 
 
 def test_threads_list(cli: Run, job_id: str) -> None:

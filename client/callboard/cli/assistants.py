@@ -17,7 +17,7 @@ from callboard import Assistant, to_dict
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.invocation import Cli, command
 from callboard.cli.output import json_text, local_time, note
-from callboard.cli.tables import Rows, field_table
+from callboard.cli.tables import Fields, Rows
 
 app = typer.Typer(name="assistants", help="Configure agents, and go back to earlier versions.")
 
@@ -269,7 +269,7 @@ def _history(versions: Sequence[Assistant], current: int) -> RenderableType:
 
 
 def _details(assistant: Assistant) -> RenderableType:
-    return field_table(
+    return Fields(
         [
             ("assistant", assistant.assistant_id),
             ("name", assistant.name),

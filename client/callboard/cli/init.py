@@ -10,7 +10,7 @@ import typer
 
 from callboard.cli.failures import CommandError
 from callboard.cli.invocation import Cli, command
-from callboard.cli.tables import field_table
+from callboard.cli.tables import Fields
 
 app = typer.Typer()
 
@@ -45,7 +45,7 @@ def init(
     if cli.out.as_json:
         cli.out.json({"files": [str(folder / name) for name in _FILES]})
         return
-    cli.out.print(field_table((str(folder / name), told) for name, told in _FILES.items()))
+    cli.out.print(Fields((str(folder / name), told) for name, told in _FILES.items()))
     cli.out.write("\nStart the server:\n\n")
     if folder != Path():
         cli.out.write(f"  cd {folder}\n")

@@ -140,7 +140,8 @@ class TreeTable:
         room = max(1, console.size.height - 4 - bool(self._note))
         if self._fits_screen and len(lines) > room:
             lines = self._tree.lines(room)
-        yield self._table(lines, whole_ids=options.max_width >= _WIDE)
+        if lines:
+            yield self._table(lines, whole_ids=options.max_width >= _WIDE)
         shown = {line.node_id for line in lines}
         hidden = [job for job in jobs if job.job_id not in shown]
         if hidden:

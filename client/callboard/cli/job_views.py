@@ -13,7 +13,7 @@ from callboard.cli.durations import format_duration
 from callboard.cli.gists import progress_gist
 from callboard.cli.output import local_time, one_line, printable, shortened
 from callboard.cli.states import state_text, state_word
-from callboard.cli.tables import Rows, cell, field_table
+from callboard.cli.tables import Fields, Rows, cell
 from callboard.cli.waits import Asked, waiting_words
 from callboard.v1.event_pb2 import JobContext
 
@@ -35,7 +35,7 @@ def error_of(job: Job) -> str:
 
 def job_details(job: Job, asked: Asked) -> RenderableType:
     """All there is to know about a job, its result last; `asked` is what waits for answers."""
-    fields = field_table(
+    fields = Fields(
         [
             ("job", job.job_id),
             ("state", _state_and_time(job)),

@@ -207,6 +207,8 @@ def watch(
     jobs = _watch(cli, job_id=job_id, parent=parent)
     if job_id is not None:
         _finish(cli, jobs)
+    elif not jobs:
+        cli.show_all(jobs, job_table)
     elif not all(map(succeeded, jobs)):
         raise typer.Exit(ExitCode.FAILED)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import typer
-from rich.table import Table
 
 from callboard import ServerInfo
 from callboard.cli.invocation import Cli, command
 from callboard.cli.output import local_time
-from callboard.cli.tables import field_table
+from callboard.cli.tables import Fields
 
 app = typer.Typer(name="server", help="Look at the server itself.")
 
@@ -24,7 +23,7 @@ def _group() -> None:
     """Keeps `info` a command of its own: Typer would merge a lone one into the group."""
 
 
-def _details(info: ServerInfo) -> Table:
+def _details(info: ServerInfo) -> Fields:
     counts, limits = info.counts, info.limits
     lag = info.loop_lag.ToNanoseconds() / 1e6
     runs = {
@@ -36,7 +35,7 @@ def _details(info: ServerInfo) -> Table:
     }
     pending, dropped = counts.webhooks_pending, counts.webhooks_dropped
     webhooks = [("webhooks", f"{pending:,} pending, {dropped:,} dropped")]
-    return field_table(
+    return Fields(
         [
             ("version", f"{info.version} ({info.contract_version})"),
             ("up since", local_time(info.start_time)),

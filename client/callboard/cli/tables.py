@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from callboard.cli.output import one_line, printable
@@ -42,15 +41,28 @@ def cell(text: str, style: str = "") -> Text:
     return Text(one_line(text), style=style)
 
 
-def field_table(fields: Iterable[tuple[str, RenderableType | None]]) -> Table:
-    """Names and values below each other; what is empty or None is left out."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in fields:
-        if value not in (None, ""):
-            table.add_row(name, Text(printable(value)) if isinstance(value, str) else value)
-    return table
+class Fields:
+    """Names and values below each other. Values are broken where the screen is too narrow.
+
+    A table of Rich would fill all lines up with blanks, which are copied along.
+    """
+
+    def __init__(self, fields: Iterable[tuple[str, Text | str | None]]) -> None:
+        """Takes names with their values; what is empty or None is left out."""
+        self._fields = [
+            (name, Text(printable(value)) if isinstance(value, str) else value)
+            for name, value in fields
+            if value
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lays the lines out on a screen of a certain width."""
+        width = max((len(name) for name, _ in self._fields), default=0)
+        room = max(options.max_width - width - len(_GAP), _NARROWEST)
+        for name, value in self._fields:
+            for line in value.wrap(console, room, overflow="fold"):
+                yield _line([Text(name, style="dim"), line], [width], room)
+                name = ""
 
 
 def _line(row: Sequence[Text], widths: Sequence[int], last_width: int) -> Text:

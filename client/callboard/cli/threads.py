@@ -20,7 +20,7 @@ from callboard.cli.gists import action_gist, blocks_gist
 from callboard.cli.invocation import Cli, command
 from callboard.cli.output import json_text, local_time, printable
 from callboard.cli.states import state_word
-from callboard.cli.tables import Rows, cell, field_table
+from callboard.cli.tables import Fields, Rows, cell
 
 app = typer.Typer(name="threads", help="Look at conversations.")
 
@@ -173,7 +173,7 @@ def _table(threads: Sequence[Thread]) -> RenderableType:
 
 def _details(state: ThreadState) -> RenderableType:
     thread = state.thread
-    return field_table(
+    return Fields(
         [
             ("thread", thread.thread_id),
             ("state", _state(thread)),
