@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Agent, Assistant
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Event
@@ -141,7 +142,8 @@ class Workers:
         job = self._parked.pop(claim.run_key, None)
         if job is None:
             execution = Execution(self._store, self._hub, claim, assistant)
-            # In a context of its own: whoever starts it may be within a step or a tool call.
+            # In a context of its own, which its log lines are bound to: whoever starts it may be
+            # within a step or a tool call.
             work = self._work(execution)
             job = _Job(execution, asyncio.create_task(work, context=contextvars.Context()))
             job.task.add_done_callback(partial(self._ended, job))
@@ -301,16 +303,16 @@ class Workers:
 
     async def _work(self, execution: Execution) -> None:
         """Runs an agent from its claim to its end."""
-        with structlog.contextvars.bound_contextvars(**_names(execution.claim)):
-            try:
-                await self._run_agent(execution)
-            except Fenced:
-                log.info("run is no longer this claim's")
-            except StoreError as error:
-                log.error("the store does not take what the run writes", problem=str(error))
-                await self._give_back_later(execution)
-            except Exception as error:
-                await self._end_unwritable(execution, error)
+        structlog.contextvars.bind_contextvars(**_names(execution.claim))
+        try:
+            await self._run_agent(execution)
+        except Fenced:
+            log.info("run is no longer this claim's")
+        except StoreError as error:
+            log.error("the store does not take what the run writes", problem=str(error))
+            await self._give_back_later(execution)
+        except Exception as error:
+            await self._end_unwritable(execution, error)
 
     async def _end_unwritable(self, execution: Execution, error: Exception) -> None:
         """Ends a run whose last words cannot be written, without them."""
@@ -415,6 +417,7 @@ class Workers:
             execution,
             author=assistant.name,
             config=effective_config(assistant, run.config),
+            assistant_config=to_dict(assistant.config),
             open_client=partial(self._client_for, execution.claim),
             workspace=self._workspaces.of(run.session_id),
             models=self._registry.models,
