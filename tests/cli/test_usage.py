@@ -118,6 +118,24 @@ def test_a_missing_extra_is_named(
     assert advice == f"hint: {hint}"
 
 
+@pytest.mark.parametrize("loading", ["grpc", "typer", "callboard_server.transport"])
+def test_an_interrupt_while_a_command_is_loaded_is_quiet(project: object, loading: str) -> None:
+    code = f"""
+import sys
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == {loading!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+from callboard_command import main
+sys.exit(main())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, "serve", "--port", "0"], cwd=str(project), capture_output=True
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90", 90), ("30s", 30), ("1.5h", 5400), ("1h30m", 5400), ("250ms", 0.25), ("2d", 172_800)],

@@ -83,6 +83,8 @@ def run(arguments: Sequence[str] | None) -> int:
         return _command()(arguments, "callboard", standalone_mode=False) or ExitCode.OK
     except typer.Abort:
         return ExitCode.FAILED
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
     except Exception as error:
         failure = explain(error)
         if failure is None:
