@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ call = [
 when = 'ask {name}: (?P<task>.+)'
 example = "ask {name}: one"
 call = [{{ tool = "ask_{name}", arguments = {{ task = "{{task}}" }} }}]
+[[rule]]
+when = 'again ask {name}: (?P<task>.+)'
+example = "again ask {name}: one"
+call = [{{ tool = "ask_{name}_2", arguments = {{ task = "{{task}}" }} }}]
 [[rule]]
 when = 'start {name}: (?P<task>.+)'
 example = "start {name}: one"
@@ -212,6 +217,19 @@ class TestWhatTheModelIsTold:
         assert first.tools[0].description.endswith(told)
         assert (first.system, described(first)) == (second.system, described(second))
 
+    async def test_of_assistants_what_they_or_their_agents_say(self, tmp_path: Path) -> None:
+        model = Listening()
+        agents = {"boss": ChatAgent(model), "failing": failing}
+        async with local(agents, tmp_path / "jobs.db") as client:
+            silent = await client.assistants.create("failing", name="Silent")
+            talker = await client.assistants.create("failing", name="Talker", description="Talks.")
+            called = [silent.assistant_id, talker.assistant_id]
+            config = {"callable_assistants": called}
+            await client.runs.create("boss", "hello", config=config, wait=PATIENCE)
+        [request] = model.requests
+        told = "- Silent: Fails at what it is given.\n- Talker: Talks."
+        assert request.tools[0].description.endswith(told)
+
     async def test_a_tool_that_waits_for_each(self, tmp_path: Path) -> None:
         model = Listening()
         boss = ChatAgent(model, "Lead.", callable_assistants=waits_for("remembering", "failing"))
@@ -266,19 +284,6 @@ class TestWhatTheModelIsTold:
 
 def described(request: ModelRequest) -> list[object]:
     return [(tool.name, tool.description, tool.parameters) for tool in request.tools]
-
-    async def test_of_assistants_what_they_or_their_agents_say(self, tmp_path: Path) -> None:
-        model = Listening()
-        agents = {"boss": ChatAgent(model), "failing": failing}
-        async with local(agents, tmp_path / "jobs.db") as client:
-            silent = await client.assistants.create("failing", name="Silent")
-            talker = await client.assistants.create("failing", name="Talker", description="Talks.")
-            called = [silent.assistant_id, talker.assistant_id]
-            config = {"callable_assistants": called}
-            await client.runs.create("boss", "hello", config=config, wait=PATIENCE)
-        [request] = model.requests
-        told = "- Silent: Fails at what it is given.\n- Talker: Talks."
-        assert request.tools[0].description.endswith(told)
 
 
 async def test_a_run_is_tried_again_where_its_server_does_not_answer() -> None:
@@ -502,6 +507,102 @@ class TestWhatGoesWrong:
         assert "is not one of" in await answer(client, run)
 
 
+class TestPolicies:
+    """What is said of a tool whose callee is not there, and of one that never was there."""
+
+    @pytest.fixture
+    async def client(
+        self, agents: dict[str, Any], gates: Gates, tmp_path: Path
+    ) -> AsyncIterator[AsyncClient]:
+        agents["guarded"] = ChatAgent(
+            "offline:rules.toml",
+            base=tmp_path,
+            callable_assistants=[*waits_for("quick", "failing"), "quick"],
+            tool_policy={"ask_quick": "deny", "launch_job": "deny"},
+        )
+        async with local(agents, tmp_path / "jobs.db") as client:
+            yield client
+
+    @pytest.mark.parametrize("called", [[], waits_for("failing")], ids=["nobody", "others"])
+    async def test_of_an_agent_hold_for_nobody_where_its_assistant_leaves_one_out(
+        self, client: AsyncClient, called: list[Any]
+    ) -> None:
+        config = {"callable_assistants": called, "tool_policy": {"ask_quick": "ask"}}
+        guarded = await client.assistants.create("guarded", config=config)
+        run = await client.runs.create(guarded.assistant_id, "ask quick: it")
+        assert "There is no tool ask_quick" in await answer(client, run)
+
+    async def test_of_an_assistant_hold_for_nobody_where_a_run_leaves_one_out(
+        self, client: AsyncClient
+    ) -> None:
+        reader = (await client.assistants.create("quick", name="Reader")).assistant_id
+        for called, name in (waits_for("quick"), "ask_quick"), (waits_for(reader), "ask_Reader"):
+            config = {
+                "callable_assistants": called,
+                "tool_policy": {name: "ask"},
+                "tools": [name],
+            }
+            boss = (await client.assistants.create("plain", config=config)).assistant_id
+            run = await client.runs.create(boss, "hello", config={"callable_assistants": []})
+            assert await answer(client, run)
+
+    async def test_of_an_agent_hold_for_whom_they_were_written_however_the_tool_is_called(
+        self, client: AsyncClient
+    ) -> None:
+        called = [{"id": "quick", "mode": "sync", "version": 1}, *waits_for("quick")]
+        config = {"callable_assistants": called}
+        agent = await client.assistants.get_agent("guarded")
+        assert "ask_quick_2" not in agent.tools
+        guarded = await client.assistants.create("guarded", config=config)
+        run = await client.runs.create(guarded.assistant_id, "again ask quick: it")
+        assert await answer(client, run) == "ask_quick_2 may not be used."
+
+    @pytest.mark.parametrize("key", ["tool_policy", "tools"])
+    async def test_of_one_who_was_deleted_hold_for_nobody(
+        self, client: AsyncClient, key: str
+    ) -> None:
+        named = {"ask_Reader": "ask", "ask_Writer": "allow"}
+        config = {key: named if key == "tool_policy" else list(named)}
+        boss, reader = await a_boss(client, "Reader", "Writer", **config)
+        await client.assistants.delete(reader)
+        run = await client.runs.create(boss, "ask Writer: it")
+        assert await answer(client, run) == "done: it"
+        run = await client.runs.create(boss, "ask Reader: it")
+        assert "There is no tool ask_Reader; did you mean ask_Writer?" in await answer(client, run)
+
+    async def test_of_one_who_was_deleted_do_not_pass_to_another_of_the_name(
+        self, client: AsyncClient
+    ) -> None:
+        policy = {"ask_Reader_2": "deny"}
+        boss, reader = await a_boss(client, "Reader", "Reader", tool_policy=policy)
+        await client.assistants.delete(reader)
+        run = await client.runs.create(boss, "ask Reader: it", wait=PATIENCE)
+        assert "there is no tool ask_Reader_2" in run.outcome.error.message
+
+    async def test_of_nobody_are_refused_with_who_was_meant(
+        self, client: AsyncClient, tmp_path: Path
+    ) -> None:
+        hint = "there is no tool ask_qiuck; did you mean ask_quick?"
+        for key, value in ("tool_policy", {"ask_qiuck": "deny"}), ("tools", ["ask_qiuck"]):
+            config: dict[str, Any] = {key: value}
+            with pytest.raises(callboard.InvalidArgument) as refused:
+                await client.assistants.create("guarded", config=config)
+            assert refused.value.message.endswith(f"config.{key}: {hint}")
+            with pytest.raises(callboard.InvalidArgument):
+                await client.runs.create("guarded", "hello", config=config)
+            # What assistants of the database are called is known when a run has looked.
+            config[key] = {"ask_Raeder": "deny"} if key == "tool_policy" else ["ask_Raeder"]
+            boss, _ = await a_boss(client, "Reader", **config)
+            run = await client.runs.create(boss, "ask Reader: it", wait=PATIENCE)
+            assert "ask_Raeder; did you mean ask_Reader?" in run.outcome.error.message
+        unsure = ChatAgent(
+            Listening(), callable_assistants=waits_for("quick"), tool_policy={"ask_qiuck": "deny"}
+        )
+        with pytest.raises(ConfigError, match=re.escape(hint)):
+            async with local({"boss": unsure, "quick": failing}, tmp_path / "other.db"):
+                pass
+
+
 async def permitting(client: AsyncClient, assistant: str, text: str, tool: str) -> Run:
     """A run that waits for the permission to call a tool."""
     config = {"tool_policy": {tool: "ask"}}
@@ -509,11 +610,12 @@ async def permitting(client: AsyncClient, assistant: str, text: str, tool: str) 
     return await client.runs.wait(run.run_id, timeout=PATIENCE)
 
 
-async def a_boss(client: AsyncClient, *names: str) -> tuple[str, str]:
+async def a_boss(client: AsyncClient, *names: str, **config: Any) -> tuple[str, str]:
     """An assistant that calls new ones of some names in both modes; its id, and the first one's."""
     made = [(await client.assistants.create("quick", name=name)).assistant_id for name in names]
     called = [{"id": each, "mode": mode} for mode in ("sync", "async") for each in made]
-    boss = await client.assistants.create("plain", config={"callable_assistants": called})
+    config = {"callable_assistants": called, **config}
+    boss = await client.assistants.create("plain", config=config)
     return boss.assistant_id, made[0]
 
 

@@ -15,7 +15,8 @@ from callboard_server.config import CallableAssistant, is_uuid
 if TYPE_CHECKING:
     from callboard import AsyncClient
 
-_TOOL_PREFIX = "ask_"
+TOOL_PREFIX = "ask_"
+"""What the names of tools begin with that ask somebody."""
 _TOOL_NAME = 60
 """How much of a name goes into that of a tool, which may be numbered behind it."""
 
@@ -43,8 +44,13 @@ class Callee:
     def tool_name(self) -> str:
         """The tool that calls it, where it is waited for."""
         plain = re.sub(r"[^A-Za-z0-9-]+", "_", self._plain_name).strip("_") or "assistant"
-        name = f"{_TOOL_PREFIX}{plain}"[:_TOOL_NAME]
+        name = f"{TOOL_PREFIX}{plain}"[:_TOOL_NAME]
         return name if self.number == 1 else f"{name}_{self.number}"
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it is called by a tool that waits."""
+        return self.entry.mode == "sync"
 
     @property
     def _plain_name(self) -> str:
@@ -61,6 +67,18 @@ class Callee:
         """Whether its name is: an assistant's stands in the database, an agent's in its entry."""
         return self.assistant is not None or not is_uuid(self.entry.id)
 
+    def origin(self, own: Sequence[Callee]) -> Callee | None:
+        """Returns which of those whom an agent names it is; None where it is none of them."""
+        alike = [
+            each
+            for each in own
+            if (each.entry.id, each.entry.mode) == (self.entry.id, self.entry.mode)
+        ]
+        same = [each for each in alike if each.entry.version == self.entry.version]
+        # An entry without a version stands for all.
+        whatever = [each for each in alike if each.entry.version is None]
+        return next(iter(same + whatever), None)
+
 
 def unseen(entries: Iterable[CallableAssistant]) -> list[Callee]:
     """Returns whom entries name, as far as that is known without a look into the database."""
@@ -68,16 +86,20 @@ def unseen(entries: Iterable[CallableAssistant]) -> list[Callee]:
 
 
 async def look_up(client: AsyncClient, entries: Iterable[CallableAssistant]) -> list[Callee]:
-    """Returns those who are there of whom entries name.
+    """Returns whom entries name; those who are gone have no assistant."""
+    return _numbered(await asyncio.gather(*(_find(client, entry) for entry in entries)))
+
+
+def present(found: Sequence[Callee]) -> list[Callee]:
+    """Returns those who are there of those who were looked up.
 
     Where nobody is left to work in the background, those who are gone stand there all the same: so
     the supervisor can still look after what it has launched before.
     """
-    found = await asyncio.gather(*(_find(client, entry) for entry in entries))
     there = [callee for callee in found if callee.assistant is not None]
-    if not any(callee.entry.mode == "async" for callee in there):
-        there += [callee for callee in found if callee.entry.mode == "async"]
-    return _numbered(there)
+    if all(callee.is_waited_for for callee in there):
+        there += [callee for callee in found if not callee.is_waited_for]
+    return _numbered([replace(callee, number=1) for callee in there])
 
 
 async def _find(client: AsyncClient, entry: CallableAssistant) -> Callee:
@@ -102,7 +124,7 @@ def _numbered(callees: Sequence[Callee]) -> list[Callee]:
 def _is_alike(one: Callee, other: Callee) -> bool:
     if one.entry.mode != other.entry.mode:
         return False
-    if one.entry.mode == "sync":
+    if one.is_waited_for:
         return one.tool_name == other.tool_name
     return one.name == other.name
 

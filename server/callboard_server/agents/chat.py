@@ -17,8 +17,7 @@ from pydantic import BaseModel
 
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.message_pb2 import Message, StopReason
-from callboard_server.agents.asking import ask_tools
-from callboard_server.agents.callees import Callee, look_up, unseen
+from callboard_server.agents.callees import Callee, look_up, present, unseen
 from callboard_server.agents.chat_config import (
     CHAT_CONFIG_SCHEMA,
     ChatConfig,
@@ -26,8 +25,9 @@ from callboard_server.agents.chat_config import (
     read_config,
 )
 from callboard_server.agents.compaction import Compactor
+from callboard_server.agents.delegation import Delegation, calling_tools
 from callboard_server.agents.errors import AgentError
-from callboard_server.agents.kit import KIT_PROMPT, KIT_TOOLS, job_tools
+from callboard_server.agents.kit import KIT_PROMPT, KIT_TOOLS
 from callboard_server.agents.limits import Limits
 from callboard_server.agents.model_calls import ModelCaller
 from callboard_server.agents.output import OutputFormat
@@ -154,7 +154,7 @@ class ChatAgent:
                 else list(callable_assistants),
             }
         )
-        index_tools([*self._tools.values(), *_delegation(self._own_callees)])
+        index_tools([*self._tools.values(), *calling_tools(self._own_callees)])
         if self._output is not None and (problem := schema_problem(self._output.schema)):
             raise Unfit("output_schema", problem)
 
@@ -174,7 +174,7 @@ class ChatAgent:
     def tools(self) -> tuple[str, ...]:
         """The names of its own tools, as far as they are known before a run."""
         callees = [callee for callee in self._own_callees if callee.is_name_known]
-        return (*self._tools, *(each.name for each in _delegation(callees)))
+        return (*self._tools, *(each.name for each in calling_tools(callees)))
 
     @property
     def _own_callees(self) -> list[Callee]:
@@ -188,11 +188,14 @@ class ChatAgent:
         """
         return read_config(config).over(self._own).callable_assistants or ()
 
-    def check(self, config: Mapping[str, object], models: Models) -> None:
+    def check(
+        self, config: Mapping[str, object], below: Mapping[str, object], models: Models
+    ) -> None:
         """Checks that the agent can run with a configuration, as far as that is seen beforehand.
 
         Args:
             config: What an assistant or a run has set.
+            below: What the assistant has set, where a run has set something over it.
             models: What there is to open models with.
 
         Raises:
@@ -207,10 +210,11 @@ class ChatAgent:
         except ModelSpecError as error:
             raise Unfit("model", str(error)) from None
         _limits(wanted, wanted.model or self.model, models)
-        callees = unseen(wanted.callable_assistants or ())
-        if not self.sources and all(callee.is_name_known for callee in callees):
-            # What sources offer is known only when they answer.
-            self._choose_tools(self._with_delegation(self._tools, callees), wanted)
+        callees, others = unseen(wanted.callable_assistants or ()), unseen(_named_by(below))
+        delegation = Delegation(callees, self._own_callees, others)
+        # What sources offer, and how assistants are called, is known only when they are asked.
+        if not self.sources and delegation.are_names_known:
+            self._choose_tools(self._tools, delegation, wanted)
 
     async def __call__(self, ctx: Context) -> Message:
         """Answers; returns the last message, which is committed."""
@@ -245,9 +249,9 @@ class ChatAgent:
         try:
             wanted = read_config(ctx.config).over(self._own)
             model = await self._open(wanted.model, ctx.models)
-            callees = await self._look_up(ctx, wanted)
+            delegation = await self._look_up(ctx, wanted)
             offered = {**await load_tools(self.sources), **self._tools}
-            tools = self._choose_tools(self._with_delegation(offered, callees), wanted)
+            tools = self._choose_tools(offered, delegation, wanted)
             limits = _limits(wanted, model.name, ctx.models)
         except Unfit as error:
             raise AgentError(
@@ -276,40 +280,54 @@ class ChatAgent:
         except ModelSpecError as error:
             raise Unfit("model", str(error)) from None
 
-    async def _look_up(self, ctx: Context, wanted: ChatConfig) -> list[Callee]:
+    async def _look_up(self, ctx: Context, wanted: ChatConfig) -> Delegation:
         """Returns whom a run may call, as they are when it starts."""
-        entries = wanted.callable_assistants
-        return await look_up(ctx.client, entries) if entries else []
+        entries = wanted.callable_assistants or ()
+        found = await look_up(ctx.client, entries)
 
-    def _with_delegation(
-        self, tools: Mapping[str, Tool], callees: Sequence[Callee]
+        async def others(named: Sequence[CallableAssistant]) -> Sequence[Callee]:
+            return found if named == entries else await look_up(ctx.client, named)
+
+        of_assistant = await others(_named_by(ctx.assistant_config))
+        own = await others(self._own.callable_assistants or ())
+        return Delegation(present(found), own, [*found, *of_assistant])
+
+    def _choose_tools(
+        self, offered: Mapping[str, Tool], delegation: Delegation, wanted: ChatConfig
     ) -> Mapping[str, Tool]:
-        """Returns tools with those that call others."""
-        added = {tool.name: tool for tool in _delegation(callees)}
-        for name in added:
-            if name in self._tools:
-                raise Unfit("callable_assistants", f"the agent has a tool {name} of its own")
-        return {**tools, **added}
-
-    def _choose_tools(self, tools: Mapping[str, Tool], wanted: ChatConfig) -> Mapping[str, Tool]:
         """Returns the tools that a run has, with the policies that hold for it."""
+        tools = self._with_delegation(offered, delegation)
+
+        def meant(policies: Mapping[str, Policy]) -> dict[str, Policy]:
+            return {n: p for n, p in policies.items() if not delegation.is_left_out(n, tools)}
+
         try:
-            tools = with_policies(tools, self._policies)
-            tools = with_policies(tools, wanted.tool_policy or {}, only_stricter=True)
+            tools = with_policies(tools, meant(delegation.bound(self._policies)))
+            tools = with_policies(tools, meant(wanted.tool_policy or {}), only_stricter=True)
         except ValueError as error:
             raise Unfit("tool_policy", str(error)) from None
         if wanted.tools is None:
             return tools
         for name in wanted.tools:
-            if name not in tools:
+            if name not in tools and not delegation.is_left_out(name, tools):
                 raise Unfit("tools", f"there is no tool {name}; {suggest(name, list(tools))}")
         return {name: each for name, each in tools.items() if name in wanted.tools}
 
+    def _with_delegation(
+        self, tools: Mapping[str, Tool], delegation: Delegation
+    ) -> Mapping[str, Tool]:
+        """Returns tools with those that call others."""
+        added = {tool.name: tool for tool in delegation.tools}
+        for name in added:
+            if name in self._tools:
+                raise Unfit("callable_assistants", f"the agent has a tool {name} of its own")
+        return {**tools, **added}
 
-def _delegation(callees: Sequence[Callee]) -> list[Tool]:
-    """Returns the tools that call others, each of them as its mode says."""
-    waited_for = [callee for callee in callees if callee.entry.mode == "sync"]
-    return [*job_tools([c for c in callees if c not in waited_for]), *ask_tools(waited_for)]
+
+def _named_by(assistant: Mapping[str, object]) -> Sequence[CallableAssistant]:
+    """Returns whom the configuration of an assistant names, which a run may leave out."""
+    named = {"callable_assistants": assistant.get("callable_assistants")}
+    return read_config(named).callable_assistants or ()
 
 
 def _system(wanted: ChatConfig, tools: Mapping[str, Tool]) -> str:

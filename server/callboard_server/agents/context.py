@@ -53,6 +53,7 @@ class Context:
         *,
         author: str,
         config: dict[str, object],
+        assistant_config: dict[str, object],
         open_client: Callable[[], AsyncClient],
         workspace: Path,
         models: Models,
@@ -67,6 +68,8 @@ class Context:
         """The name of the assistant: signs its messages."""
         self.config = config
         """The configuration in effect: the run's laid over the assistant's."""
+        self.assistant_config = assistant_config
+        """That of the assistant alone."""
         self.models = models
         """The models that this server can call."""
         self._open_client = open_client

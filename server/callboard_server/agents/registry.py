@@ -34,8 +34,9 @@ class AgentSpec:
     """Runs it to its end and returns its result. A chat agent's is in the log already."""
     config_schema: dict[str, Any] = field(default_factory=lambda: {"type": "object"})
     """JSON Schema of the configuration that its assistants take."""
-    check: Callable[[Mapping[str, object]], None] | None = None
-    """Raises Unfit for a configuration that fits the schema and cannot be had all the same."""
+    check: Callable[[Mapping[str, object], Mapping[str, object]], None] | None = None
+    """Raises Unfit for a configuration that fits the schema and cannot be had all the same. Takes
+    also that of the assistant, where it is a run's."""
     callables: Callable[[Mapping[str, object]], Sequence[CallableAssistant]] | None = None
     """Returns whom it may call with a configuration that fits; None where it can call nobody."""
     model: str = ""
@@ -57,12 +58,19 @@ class AgentSpec:
         """The names of all its tools, as far as they are known now."""
         return [*self.tools, *(tool.name for source in self.sources for tool in source.tools)]
 
-    def problems(self, config: Mapping[str, object]) -> dict[ValuePath, str]:
-        """Returns what is wrong with a configuration, by the path of the key that is wrong."""
+    def problems(
+        self, config: Mapping[str, object], below: Mapping[str, object] | None = None
+    ) -> dict[ValuePath, str]:
+        """Returns what is wrong with a configuration, by the path of the key that is wrong.
+
+        Args:
+            config: The configuration.
+            below: That of the assistant, where it is a run's, which has it laid over that.
+        """
         problems = find_problems(self.config_schema, config)
         if not problems and self.check is not None:
             try:
-                self.check(config)
+                self.check(config, below or {})
             except Unfit as error:
                 return {(error.key,) if error.key else (): error.problem}
         return problems
@@ -143,7 +151,7 @@ def checked(spec: AgentSpec, key: str) -> AgentSpec:
     """
     try:
         if spec.check is not None:
-            spec.check({})
+            spec.check({}, {})
     except Unfit as error:
         raise ConfigError(f"{key} {error}") from None
     return spec

@@ -224,7 +224,7 @@ class Assistants:
         # The assistant's own was checked when it was written; of a default one keys can be missing.
         if not config.fields and not agent.config_schema.get("required"):
             return
-        problems = agent.problems(effective_config(assistant, config))
+        problems = agent.problems(effective_config(assistant, config), to_dict(assistant.config))
         for path in problems:
             if path and path[0] in assistant.config.fields and path[0] not in config.fields:
                 problems[path] += f" (in version {assistant.version} of the assistant)"
