@@ -232,6 +232,9 @@ class Dispatcher:
         while not self._draining and (free := self._free) > 0:
             # What is committed from here on may be ready without being seen by this claim.
             self._backlog = self._freed = False
+            # Most of what may have made a run ready has not: asking costs less than a transaction.
+            if not await self._store.read(lambda reader: reader.ready_runs(1)):
+                return
             self._reserved += free
             claimed: list[tuple[Claim, Assistant]] = []
             try:
