@@ -18,7 +18,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -125,7 +125,7 @@ class SqliteStore:
         self._use = threading.Lock()
         """Held by the transaction of a group, from its beginning to its commit, and by a renewal of
         the lease: they share a connection."""
-        self._keys: Counter[str] = Counter()
+        self._keys: defaultdict[str, int] = defaultdict(int)
         self._local = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._closed = True
@@ -182,7 +182,7 @@ class SqliteStore:
         try:
             schema.migrate(self._path, self._connection)
             rows = self._connection.execute("SELECT name, seq FROM sqlite_sequence")
-            self._keys = Counter(dict(rows))
+            self._keys = defaultdict(int, rows)
             # Who begins on the loop does not wait there for others.
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as error:

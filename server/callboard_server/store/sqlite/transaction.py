@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -58,7 +58,7 @@ class Unsent:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self.rows: dict[str, dict[int, Stored]] = {table: {} for table in TABLES}
+        self.rows: defaultdict[str, dict[int, Stored]] = defaultdict(dict)
         self.requests: dict[_Request, StoredRequest] = {}
         self.events: list[Record] = []
 
@@ -70,10 +70,9 @@ class Unsent:
         self.events += later.events
 
     def send_rows(self) -> None:
-        for table, rows in self.rows.items():
-            if rows:
-                TABLES[table].write(self._connection, rows.values())
-                rows.clear()
+        for name, table in TABLES.items():
+            if name in self.rows:
+                table.write(self._connection, self.rows.pop(name).values())
         if self.requests:
             REQUESTS.write(self._connection, self.requests.values())
             self.requests.clear()
@@ -108,7 +107,7 @@ class SqliteTransaction(CachedReader):
         connection: sqlite3.Connection,
         cache: Cache,
         unsent: Unsent,
-        keys: Counter[str],
+        keys: defaultdict[str, int],
         now: int,
         *,
         may_block: bool,
