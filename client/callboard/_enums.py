@@ -15,6 +15,7 @@ ValueT = TypeVar("ValueT", bound=int)
 DeliveryName: TypeAlias = Literal["interrupt", "steer", "enqueue"]
 JobContextName: TypeAlias = Literal["isolated", "fork"]
 JobScopeName: TypeAlias = Literal["thread", "tree"]
+JobViewName: TypeAlias = Literal["basic", "full"]
 KindName: TypeAlias = Literal[
     "thread_created",
     "thread_updated",

@@ -400,6 +400,7 @@ CASES: list[tuple[str, Callable[[Any], Any], ProtoMessage]] = [
             scope="tree",
             states=["running"],
             labels={"k": "v"},
+            view="basic",
             page_size=7,
         ),
         job_pb2.ListJobsRequest(
@@ -407,6 +408,7 @@ CASES: list[tuple[str, Callable[[Any], Any], ProtoMessage]] = [
             scope=job_pb2.JOB_SCOPE_TREE,
             states=[lifecycle_pb2.RUN_STATE_RUNNING],
             labels={"k": "v"},
+            view=job_pb2.JOB_VIEW_BASIC,
             page_size=7,
         ),
     ),

@@ -14,6 +14,7 @@ from callboard._enums import (
     DeliveryName,
     JobContextName,
     JobScopeName,
+    JobViewName,
     NotifyName,
     StateName,
     UntilName,
@@ -34,6 +35,7 @@ from callboard.v1.job_pb2 import (
     GetJobRequest,
     Job,
     JobScope,
+    JobView,
     LaunchJobRequest,
     ListJobsRequest,
     UpdateJobRequest,
@@ -221,6 +223,7 @@ class AsyncJobs:
         scope: JobScopeName | int | None = None,
         states: Iterable[StateName | int] = (),
         labels: Mapping[str, str] | None = None,
+        view: JobViewName | int | None = None,
         page_size: int = 0,
     ) -> AsyncIterator[Job]:
         """Lists jobs, newest first.
@@ -230,6 +233,8 @@ class AsyncJobs:
             scope: With a parent: "thread" (the default), or "tree" for all below it, however deep.
             states: Only those in one of these states, for example `["queued", "running"]`.
             labels: Only those that have all of these labels.
+            view: "full" (the default), or "basic" for jobs without `outcome.result`, which may be
+                long: state, error and usage are there.
             page_size: How many to fetch at a time, up to 1,000; 0 leaves it to the server.
 
         Returns:
@@ -240,6 +245,7 @@ class AsyncJobs:
             scope=enum_value(JobScope, scope, "scope"),
             states=enum_values(RunState, states, "states"),
             labels=labels,
+            view=enum_value(JobView, view, "view"),
             page_size=page_size,
         )
         return self._caller.pages(self._stub.ListJobs, request, lambda page: page.jobs)

@@ -13,6 +13,7 @@ from callboard._enums import (
     DeliveryName,
     JobContextName,
     JobScopeName,
+    JobViewName,
     NotifyName,
     StateName,
     UntilName,
@@ -35,6 +36,7 @@ from callboard.v1.job_pb2 import (
     GetJobRequest,
     Job,
     JobScope,
+    JobView,
     LaunchJobRequest,
     ListJobsRequest,
     UpdateJobRequest,
@@ -222,6 +224,7 @@ class Jobs:
         scope: JobScopeName | int | None = None,
         states: Iterable[StateName | int] = (),
         labels: Mapping[str, str] | None = None,
+        view: JobViewName | int | None = None,
         page_size: int = 0,
     ) -> Iterator[Job]:
         """Lists jobs, newest first.
@@ -231,6 +234,8 @@ class Jobs:
             scope: With a parent: "thread" (the default), or "tree" for all below it, however deep.
             states: Only those in one of these states, for example `["queued", "running"]`.
             labels: Only those that have all of these labels.
+            view: "full" (the default), or "basic" for jobs without `outcome.result`, which may be
+                long: state, error and usage are there.
             page_size: How many to fetch at a time, up to 1,000; 0 leaves it to the server.
 
         Returns:
@@ -241,6 +246,7 @@ class Jobs:
             scope=enum_value(JobScope, scope, "scope"),
             states=enum_values(RunState, states, "states"),
             labels=labels,
+            view=enum_value(JobView, view, "view"),
             page_size=page_size,
         )
         return self._caller.pages(self._stub.ListJobs, request, lambda page: page.jobs)

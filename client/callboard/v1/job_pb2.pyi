@@ -58,6 +58,36 @@ that is the whole session.
 """
 Global___JobScope: _TypeAlias = JobScope  # noqa: Y015
 
+class _JobView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_VIEW_UNSPECIFIED: _JobView.ValueType  # 0
+    """Means FULL."""
+    JOB_VIEW_BASIC: _JobView.ValueType  # 1
+    """All but outcome.result, which is left unset even where the job has one; GetJob returns it.
+    Everything else is as in FULL: state, outcome.error and outcome.usage, too. For those who show a
+    line for each job: a result may take a megabyte.
+    """
+    JOB_VIEW_FULL: _JobView.ValueType  # 2
+    """The whole job, as GetJob returns it."""
+
+class JobView(_JobView, metaclass=_JobViewEnumTypeWrapper):
+    """How much a list says of each job."""
+
+JOB_VIEW_UNSPECIFIED: JobView.ValueType  # 0
+"""Means FULL."""
+JOB_VIEW_BASIC: JobView.ValueType  # 1
+"""All but outcome.result, which is left unset even where the job has one; GetJob returns it.
+Everything else is as in FULL: state, outcome.error and outcome.usage, too. For those who show a
+line for each job: a result may take a megabyte.
+"""
+JOB_VIEW_FULL: JobView.ValueType  # 2
+"""The whole job, as GetJob returns it."""
+Global___JobView: _TypeAlias = JobView  # noqa: Y015
+
 class _WaitMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -547,14 +577,19 @@ class ListJobsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     parent_thread_id: _builtins.str
     """Only those that this thread launched. A job_id names a thread, too."""
     page_size: _builtins.int
-    """How many at most; 50 when zero, 1,000 at most."""
+    """How many at most; 50 when zero, 1,000 at most. A page holds fewer where they are so large that
+    an answer has no room for more.
+    """
     page_token: _builtins.str
     """The next_page_token of the page before."""
     scope: Global___JobScope.ValueType
     """TREE, which needs a parent_thread_id, lists what those jobs launched, too."""
+    view: Global___JobView.ValueType
+    """How much to say of each job. FULL when unspecified."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_lifecycle_pb2.RunState.ValueType]:
         """Only those in one of these states."""
@@ -572,10 +607,11 @@ class ListJobsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         scope: Global___JobScope.ValueType = ...,
+        view: Global___JobView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "parent_thread_id", b"parent_thread_id", "scope", b"scope", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "parent_thread_id", b"parent_thread_id", "scope", b"scope", "states", b"states", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,9 +24,9 @@ from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.view import Viewer
 from callboard_server.rpc import Call
 from callboard_server.services import watch
-from callboard_server.services.paging import fitting, next_token, page_of, wider
+from callboard_server.services.paging import gather
 from callboard_server.services.validation import Check
-from callboard_server.store.base import JobRow, Reader, Transaction
+from callboard_server.store.base import JobRow, Page, Reader, Transaction
 from callboard_server.validation import suggest
 
 _TASK = EVENT_BYTES // 4  # characters, each of up to four bytes
@@ -240,26 +240,36 @@ class JobServicer:
             check.wrong("scope", "TREE needs parent_thread_id: below which thread or job")
         check.enum(request, "states")
         check.labels("labels", request.labels)
+        check.enum(request, "view")
         check.done()
-        page = page_of(request)
 
-        def query(reader: Reader) -> pb.ListJobsResponse:
+        def query(reader: Reader, part: Page) -> list[tuple[int, pb.Job]]:
             parent = None
             if request.parent_thread_id:
                 parent = find_thread(reader, call.caller.tenant, request.parent_thread_id).key
             rows = reader.list_jobs(
                 call.caller.tenant,
-                wider(page),
+                part,
                 parent=None if whole_tree else parent,
                 below=parent if whole_tree else None,
                 states=request.states,
                 labels=dict(request.labels),
             )
-            shown = list(fitting(self._engine.show_job(reader, row) for row in rows[: page.limit]))
-            token = next_token(request, [row.thread.key for row in rows], len(shown))
-            return pb.ListJobsResponse(jobs=shown, next_page_token=token)
+            return [(row.thread.key, self._view(reader, row, request.view)) for row in rows]
 
-        return await self._engine.store.read(query)
+        async def look(part: Page) -> list[tuple[int, pb.Job]]:
+            return await self._engine.store.read(lambda reader: query(reader, part))
+
+        shown, token = await gather(request, look)
+        return pb.ListJobsResponse(jobs=shown, next_page_token=token)
+
+    def _view(self, reader: Reader, row: JobRow, view: pb.JobView.ValueType) -> pb.Job:
+        """Returns a job as it stands, or as much of it as a view shows."""
+        job = self._engine.show_job(reader, row)
+        # An outcome that is merely touched would be there.
+        if view == pb.JOB_VIEW_BASIC and job.HasField("outcome"):
+            job.outcome.ClearField("result")
+        return job
 
     async def WaitJobs(self, request: pb.WaitJobsRequest, call: Call) -> pb.WaitJobsResponse:
         check = Check()

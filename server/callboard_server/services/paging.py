@@ -6,7 +6,7 @@ import base64
 import binascii
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -39,6 +39,8 @@ ListRequest = (
 DEFAULT_PAGE = 50
 PAGE_BYTES = 2 << 20
 """After how many bytes a page is full. One row may be larger and then stands alone."""
+_PART = 32
+"""How many rows are looked at together, where they may be large."""
 _KEY_BYTES, _SEAL_BYTES = 8, 8
 
 
@@ -68,6 +70,34 @@ def fitting(found: Iterable[M]) -> Iterator[M]:
         if count and size > PAGE_BYTES:
             return
         yield message
+
+
+async def gather(
+    request: ListRequest, look: Callable[[Page], Awaitable[Sequence[tuple[int, M]]]]
+) -> tuple[list[M], str]:
+    """Collects a page in parts: of rows that are large, a thousand would fill the memory.
+
+    Args:
+        request: The list request.
+        look: Finds a part of the list: messages, each with the key of its row.
+
+    Returns:
+        As many messages, at least one, as an answer has room for, and the next page's token.
+    """
+    page, size = page_of(request), 0
+    shown = list[tuple[int, M]]()
+    while True:
+        before = shown[-1][0] if shown else page.before
+        # One more than is shown tells whether there is a next page.
+        limit = min(_PART, page.limit + 1 - len(shown))
+        part = await look(Page(limit, before))
+        for key, message in part:
+            size += message.ByteSize()
+            if len(shown) == page.limit or (shown and size > PAGE_BYTES):
+                return [message for _, message in shown], token_at(request, shown[-1][0])
+            shown.append((key, message))
+        if len(part) < limit:
+            return [message for _, message in shown], ""
 
 
 def next_token(request: ListRequest, keys: list[int], shown: int) -> str:
