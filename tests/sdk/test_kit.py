@@ -350,6 +350,11 @@ class TestRefusals:
             ("update_job", {"job_id": "x", "instructions": ["y"]}, "must be text, not a list"),
             ("list_jobs", {"state": "done"}, "'done' is not one of: all, active, finished"),
             ("list_jobs", "[]", "The arguments are a list. Write one JSON object."),
+            ("list_jobs", [], "The arguments are a list. Write one JSON object."),
+            ("list_jobs", 3, "The arguments are a number. Write one JSON object."),
+            ("list_jobs", False, "The arguments are a boolean. Write one JSON object."),
+            ("list_jobs", b"{}", "The arguments are nothing that JSON has. Write one JSON object."),
+            ("list_jobs", "null", "The arguments are null. Write one JSON object."),
             ("list_jobs", "{", "not JSON"),
             ("list_jobs", "[" * 100_000, "not JSON"),
             ("launch_job", r'{"agent": "quick", "task": "\ud800"}', "half of a pair"),
@@ -365,13 +370,6 @@ class TestRefusals:
     async def test_what_may_be_left_out_may(self, tools: callboard.AsyncSupervisorTools) -> None:
         for arguments in (None, "", "{}", {}, {"state": None, "offset": None}):
             assert json.loads(await tools.call("list_jobs", arguments))["count"] == 0
-
-    async def test_a_wrong_type_is_an_error_of_the_program(
-        self, tools: callboard.AsyncSupervisorTools
-    ) -> None:
-        wrong: Any = 3
-        with pytest.raises(TypeError, match="arguments: "):
-            await tools.call("list_jobs", wrong)
 
     async def test_agents_that_are_gone(self, client: callboard.AsyncClient) -> None:
         tools = callboard.AsyncSupervisorTools(client, ["quick", "renamed"])

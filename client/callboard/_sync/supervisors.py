@@ -143,7 +143,7 @@ class SupervisorTools:
         Returns:
             What to tell the model: JSON about the job, or what was wrong and what would be right.
             It is a `str` that also has `is_error`. Failures of the server are told, too: nothing is
-            raised but TypeError, where `arguments` is neither.
+            raised.
         """
         jobs = HomeJobs(self._jobs, self._parent_thread_id, call_id)
         calls = KitCalls(self._kit, jobs, self._parent_thread_id, self._known)

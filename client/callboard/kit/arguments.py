@@ -105,11 +105,12 @@ def _parse(given: Mapping[str, object] | str | None) -> Mapping[str, object]:
             given = json.loads(given or "{}")
         except (ValueError, RecursionError):
             raise Refused("The arguments are not JSON. Write one JSON object.") from None
-        if not isinstance(given, dict):
-            raise Refused(f"The arguments are {_kind(given)}. Write one JSON object.")
-    elif given is not None and not isinstance(given, Mapping):
-        raise TypeError(f"arguments: a dict or JSON text is needed, not {type(given).__name__}")
-    return given or {}
+    elif given is None:
+        given = {}
+    # Programs hand on what models write, also where that is no object.
+    if not isinstance(given, Mapping):
+        raise Refused(f"The arguments are {_kind(given)}. Write one JSON object.")
+    return given
 
 
 def _unfit(problems: Sequence[str], parameters: Sequence[Parameter]) -> Refused:
@@ -131,8 +132,10 @@ def _kind(value: object) -> str:
             return "text"
         case Mapping():
             return "an object"
-        case _:
+        case list():
             return "a list"
+        case _:
+            return "nothing that JSON has"
 
 
 def _shown(text: object) -> str:
