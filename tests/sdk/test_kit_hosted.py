@@ -10,11 +10,14 @@ import pytest
 
 import callboard
 from callboard.kit import Kit
+from callboard.v1.job_pb2 import JOB_VIEW_BASIC, ListJobsRequest, ListJobsResponse
 from callboard_server.agents.callees import unseen
 from callboard_server.agents.context import Context
 from callboard_server.agents.errors import ToolError
 from callboard_server.agents.kit import job_tools
 from callboard_server.config import CallableAssistant
+from callboard_server.rpc import Call
+from callboard_server.services.jobs import JobServicer
 from tests.support.gates import Gates
 from tests.support.serving import local
 
@@ -48,6 +51,29 @@ def test_bad_arguments_are_known_before_anybody_is_asked() -> None:
     check('{"job_id": "x"}')
     with pytest.raises(ToolError, match="job_id: is required"):
         check("{}")
+
+
+async def test_lists_and_refusals_take_no_results_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = []
+    answer = JobServicer.ListJobs
+
+    async def spy(self: JobServicer, request: ListJobsRequest, call: Call) -> ListJobsResponse:
+        views.append(request.view)
+        return await answer(self, request, call)
+
+    monkeypatch.setattr(JobServicer, "ListJobs", spy)
+    gates = Gates()
+    async with local([*gates.agents, calling], tmp_path / "db") as client:
+        home = (await client.threads.create()).thread_id
+        job = await client.jobs.launch("quick", "x", parent_thread_id=home, notify="none")
+        await client.jobs.wait(job.job_id)
+        for call in (["list_jobs", {}], ["check_job", {"job_id": job.job_id[:8]}]):
+            run = await client.runs.create("calling", json.dumps(call), thread_id=home)
+            run = await client.runs.wait(run.run_id)
+            assert job.job_id in callboard.text_of(run.outcome.result)
+    assert views == [JOB_VIEW_BASIC, JOB_VIEW_BASIC]
 
 
 async def test_a_supervisor_sees_the_jobs_of_its_thread(tmp_path: Path) -> None:

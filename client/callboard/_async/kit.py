@@ -42,7 +42,7 @@ class AsyncKitJobs(Protocol):
         ...
 
     async def list(self, *, states: Sequence[RunState.ValueType] = ()) -> Sequence[Job]:
-        """Lists the supervisor's own jobs, newest first."""
+        """Lists the supervisor's own jobs, newest first; they need no results."""
         ...
 
 
@@ -118,7 +118,7 @@ class AsyncKitCalls:
         states = sorted(self._kit.dialect.filters[wanted])
         jobs = await self._jobs.list(states=states)
         for job in reversed(jobs):
-            self._known.saw(job)
+            self._known.saw_listed(job)
         return self._kit.answers.listed(jobs, offset)
 
     async def _own(self, job_id: str) -> Job:

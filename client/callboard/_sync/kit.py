@@ -43,7 +43,7 @@ class KitJobs(Protocol):
         ...
 
     def list(self, *, states: Sequence[RunState.ValueType] = ()) -> Sequence[Job]:
-        """Lists the supervisor's own jobs, newest first."""
+        """Lists the supervisor's own jobs, newest first; they need no results."""
         ...
 
 
@@ -117,7 +117,7 @@ class KitCalls:
         states = sorted(self._kit.dialect.filters[wanted])
         jobs = self._jobs.list(states=states)
         for job in reversed(jobs):
-            self._known.saw(job)
+            self._known.saw_listed(job)
         return self._kit.answers.listed(jobs, offset)
 
     def _own(self, job_id: str) -> Job:

@@ -230,9 +230,9 @@ class HomeJobs:
         return self._jobs.cancel(job_id, parent_thread_id=self._parent_thread_id)
 
     def list(self, *, states: Sequence[RunState.ValueType] = ()) -> Sequence[Job]:
-        """Lists all of them, newest first."""
+        """Lists all of them, newest first, without results."""
         found = self._jobs.list(
-            parent_thread_id=self._parent_thread_id, states=states, page_size=1000
+            parent_thread_id=self._parent_thread_id, states=states, view="basic", page_size=1000
         )
         return [job for job in found]
 

@@ -172,10 +172,12 @@ _STALE = (
     "The server does not answer. This is what was last known and may be out of date; "
     "say so, and try again later."
 )
+_UNSEEN = "Its result, if it has one, was not fetched before."
 
 
 def _stale(seen: Sighting) -> dict[str, object]:
-    return {"stale": True, **_age(seen), "note": _STALE}
+    note = _STALE if seen.is_whole else f"{_STALE} {_UNSEEN}"
+    return {"stale": True, **_age(seen), "note": note}
 
 
 def _age(seen: Sighting) -> dict[str, object]:

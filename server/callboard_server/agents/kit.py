@@ -85,7 +85,8 @@ class _ToldJobs:
         return self._known(await insisted(self._ctx.jobs.cancel(job_id)))
 
     async def list(self, **options: Any) -> Sequence[Job]:
-        return [self._known(job) for job in await insisted(self._ctx.jobs.list(**options))]
+        found = await insisted(self._ctx.jobs.list(view="basic", page_size=1000, **options))
+        return [self._known(job) for job in found]
 
     def _known(self, job: Job) -> Job:
         for callee in self._callees.values():
