@@ -298,7 +298,7 @@ class TestJobsRespond:
         both = cli("jobs", "respond", job_id, "--allow", "--deny", "no")
         assert (both.code, "give only one of" in both.err) == (2, True)
         assert_not_found(cli("jobs", "respond", str(uuid.uuid4())), "callboard jobs list")
-        assert f"did you mean {job_id}?" in cli("jobs", "respond", job_id[:13]).err
+        assert f"did you mean {job_id}?" in cli("jobs", "respond", job_id[:7]).err
 
 
 def typed(address: str, job_id: str, text: str, *options: str) -> subprocess.CompletedProcess[str]:

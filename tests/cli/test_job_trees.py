@@ -152,7 +152,7 @@ def test_what_has_no_tree(cli: Run, client: Client) -> None:
     job_id = launch(cli, "sleeper", "x")
     unknown = cli("jobs", "tree", str(uuid.uuid4()))
     assert (unknown.code, "hint: callboard jobs list" in unknown.err) == (4, True)
-    truncated = cli("jobs", "tree", job_id[:13])
+    truncated = cli("jobs", "tree", job_id[:7])
     assert truncated.code == 4
     assert f"did you mean {job_id}?" in truncated.err
 

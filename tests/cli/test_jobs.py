@@ -171,9 +171,9 @@ def test_an_unknown_id_is_not_found(cli: Run, command: tuple[str, ...]) -> None:
     ]
 
 
-def test_a_shortened_id_is_answered_with_the_whole_one(cli: Run) -> None:
+def test_an_id_that_is_too_short_is_answered_with_the_whole_one(cli: Run) -> None:
     job_id = launch(cli, "count_words", "x")
-    result = cli("jobs", "get", job_id[:13])
+    result = cli("jobs", "get", job_id[:7])
     assert result.code == 4
     assert f"did you mean {job_id}?" in result.err
 

@@ -15,6 +15,7 @@ from callboard import Action, Client, Run
 from callboard.cli.answers import meant_by
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.gists import action_gist, short
+from callboard.cli.ids import Abbreviated
 from callboard.cli.invocation import Cli, command
 from callboard.cli.output import local_time
 from callboard.cli.states import state_word
@@ -50,10 +51,12 @@ _WORDS = {
 def actions(
     cli: Cli,
     thread: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only those of this thread, or job.")
+        str | None,
+        typer.Option(metavar="ID", help="Only those of this thread, or job."),
+        Abbreviated,
     ] = None,
     session: Annotated[
-        str | None, typer.Option(metavar="ID", help="Those of this whole session.")
+        str | None, typer.Option(metavar="ID", help="Those of this whole session."), Abbreviated
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
 ) -> None:

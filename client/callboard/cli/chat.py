@@ -11,6 +11,7 @@ from callboard import Agent, Assistant, CallboardError, Client, NotFound, Thread
 from callboard.cli.answers import Answerer
 from callboard.cli.conversation import Conversation, Place
 from callboard.cli.failures import CommandError, ExitCode
+from callboard.cli.ids import Abbreviated
 from callboard.cli.invocation import Cli, command
 from callboard.cli.screen import MESSAGE_PROMPT, Screen
 from callboard.cli.speech import Speech
@@ -37,7 +38,7 @@ def chat(
         ),
     ] = None,
     thread: Annotated[
-        str | None, typer.Option(metavar="ID", help="Go on with this thread.")
+        str | None, typer.Option(metavar="ID", help="Go on with this thread."), Abbreviated
     ] = None,
     last: Annotated[
         int | None,

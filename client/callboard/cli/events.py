@@ -12,6 +12,7 @@ from callboard import Delta, Event
 from callboard._enums import KindName, ScopeName
 from callboard.cli.failures import checks_arguments
 from callboard.cli.gists import event_gist, short
+from callboard.cli.ids import ThreadId
 from callboard.cli.invocation import Cli, command, split_names
 from callboard.cli.outages import downtime, tells_outages
 from callboard.cli.output import Output, local_time, one_line
@@ -26,7 +27,7 @@ _ACTOR_WIDTH = 12
 @command(app)
 def events(
     cli: Cli,
-    thread_id: Annotated[str, typer.Argument(metavar="THREAD_ID", help="The thread, or job.")],
+    thread_id: ThreadId,
     session: Annotated[bool, typer.Option("--session", help="Those of its whole session.")] = False,
     kinds: Annotated[
         str, typer.Option(metavar="KIND,...", help="Only these, as message_added,run_finished.")

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from inspect import Parameter
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import typer
 from google.protobuf.message import Message
@@ -16,6 +16,7 @@ from rich.console import RenderableType
 
 from callboard import Client, DeadlineExceeded, Unavailable, Unimplemented
 from callboard.cli.failures import checks_arguments, unreachable
+from callboard.cli.ids import Abbreviated, is_beginning, whole_id
 from callboard.cli.output import Output
 
 # A server that is there answers at once; the SDK alone would try for as long as a call may take.
@@ -111,7 +112,8 @@ def command(
 ) -> Callable[[Callable[Concatenate[Cli, P], None]], Callable[Concatenate[Cli, P], None]]:
     """Adds a command to a group: a function whose first argument is a `Cli`.
 
-    The options for that may stand after the command as well as before it.
+    The options for that may stand after the command as well as before it. Ids that are
+    `Abbreviated` reach the function whole.
 
     Args:
         group: The group.
@@ -120,13 +122,17 @@ def command(
     """
 
     def add(function: Callable[Concatenate[Cli, P], None]) -> Callable[Concatenate[Cli, P], None]:
+        abbreviated = _abbreviated(function)
+
         @wraps(function)
         def run(
             context: typer.Context, server: str | None = None, as_json: bool = False, **given: Any
         ) -> None:
             options: Options = context.obj.with_those(server, as_json)
             with ExitStack() as resources:
-                function(Cli(options, resources), **given)  # type: ignore[call-arg]
+                cli = Cli(options, resources)
+                ids = {name: _whole(cli, given[name]) for name in abbreviated}
+                function(cli, **given | ids)  # type: ignore[call-arg]
 
         run.__signature__ = _signature(function, connects)  # type: ignore[attr-defined]
         group.command(name)(run)
@@ -138,6 +144,23 @@ def command(
 def split_names(text: str) -> list[str]:
     """The names in a list with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _abbreviated(function: Callable[..., None]) -> list[str]:
+    """The names of the parameters that take beginnings of ids."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return [name for name, each in parameters.items() if Abbreviated in get_args(each.annotation)]
+
+
+def _whole(cli: Cli, given: str | list[str] | None) -> str | list[str] | None:
+    if isinstance(given, list):
+        return [_whole_id(cli, each) for each in given]
+    return given and _whole_id(cli, given)
+
+
+def _whole_id(cli: Cli, given: str) -> str:
+    # Nothing is asked for where nothing is missing.
+    return whole_id(cli.client, given) if is_beginning(given) else given
 
 
 def _signature(function: Callable[..., None], connects: bool) -> inspect.Signature:

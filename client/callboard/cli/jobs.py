@@ -24,6 +24,7 @@ from callboard.cli.answers import Answerer
 from callboard.cli.durations import parse_duration
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.gists import action_gist
+from callboard.cli.ids import Abbreviated, JobId
 from callboard.cli.invocation import Cli, JsonOption, ServerOption, command, split_names
 from callboard.cli.job_tree import JobTree, TreeTable
 from callboard.cli.job_views import error_of, job_details, job_table, succeeded
@@ -39,9 +40,10 @@ app = typer.Typer(name="jobs")
 _PAGE = 1000
 _ACTIVE: list[StateName] = ["queued", "running", "waiting", "requires_action"]
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's whole id.")]
 ParentOption = Annotated[
-    str | None, typer.Option(metavar="ID", help="The thread that the jobs belong to.")
+    str | None,
+    typer.Option(metavar="ID", help="The thread that the jobs belong to."),
+    Abbreviated,
 ]
 LabelOption = Annotated[
     list[str] | None,
@@ -177,6 +179,7 @@ def tree(
     thread_or_job: Annotated[
         str | None,
         typer.Argument(metavar="[ID]", help="A thread, or a job; all active jobs when left out."),
+        Abbreviated,
     ] = None,
 ) -> None:
     """Show jobs below those that launched them: why they wait, and how far they are."""
@@ -194,7 +197,11 @@ def tree(
 @command(app)
 def watch(
     cli: Cli,
-    job_id: Annotated[str | None, typer.Argument(metavar="ID", help="The job's whole id.")] = None,
+    job_id: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="The job's id; its first 8 characters are enough."),
+        Abbreviated,
+    ] = None,
     parent: ParentOption = None,
 ) -> None:
     """Show how a job goes, or all jobs of a thread, with those below, until all are finished."""
@@ -246,7 +253,11 @@ def respond(
 @command(app)
 def wait(
     cli: Cli,
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID", help="The jobs' whole ids.")],
+    job_ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID", help="The jobs' ids; their first 8 characters are enough."),
+        Abbreviated,
+    ],
 ) -> None:
     """Wait until jobs are finished, and print their results."""
     jobs = _wait(cli, job_ids)

@@ -17,6 +17,7 @@ from callboard import Message, OutOfRange, Role, Thread, ThreadState, archives, 
 from callboard._enums import ThreadStateName
 from callboard.cli.failures import CommandError
 from callboard.cli.gists import action_gist, blocks_gist
+from callboard.cli.ids import Abbreviated, ThreadId
 from callboard.cli.invocation import Cli, command
 from callboard.cli.output import json_text, local_time, printable
 from callboard.cli.states import state_word
@@ -24,7 +25,6 @@ from callboard.cli.tables import Fields, Rows, cell
 
 app = typer.Typer(name="threads", help="Look at conversations.")
 
-ThreadId = Annotated[str, typer.Argument(metavar="ID", help="The thread's whole id.")]
 LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
 
 
@@ -33,7 +33,9 @@ def list_(
     cli: Cli,
     state: Annotated[ThreadStateName | None, typer.Option(help="Only those in this state.")] = None,
     session: Annotated[
-        str | None, typer.Option(metavar="ID", help="Those of this session, not only the roots.")
+        str | None,
+        typer.Option(metavar="ID", help="Those of this session, not only the roots."),
+        Abbreviated,
     ] = None,
     limit: LimitOption = 50,
 ) -> None:
