@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from callboard.cli.answers import meant_by
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.gists import action_gist, short
 from callboard.cli.ids import Abbreviated
-from callboard.cli.invocation import Cli, command
+from callboard.cli.invocation import Cli, LimitOption, command, page_for
 from callboard.cli.output import local_time
 from callboard.cli.states import state_word
 from callboard.cli.tables import Rows
@@ -58,12 +57,12 @@ def actions(
     session: Annotated[
         str | None, typer.Option(metavar="ID", help="Those of this whole session."), Abbreviated
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    limit: LimitOption = 50,
 ) -> None:
     """List what waits for an answer, oldest first. `callboard respond` answers."""
     with checks_arguments():
-        found = cli.client.actions.list(thread, session_id=session, page_size=min(limit, 1000))
-    cli.show_all(islice(found, limit), _table)
+        found = cli.client.actions.list(thread, session_id=session, page_size=page_for(limit))
+    cli.show_all(found, _table, limit)
 
 
 @command(app)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +14,13 @@ from rich.text import Text
 
 from callboard import Assistant, to_dict
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
-from callboard.cli.invocation import Cli, command
+from callboard.cli.invocation import Cli, LimitOption, command, page_for
 from callboard.cli.output import json_text, local_time, note
 from callboard.cli.tables import Fields, Rows
 
 app = typer.Typer(name="assistants", help="Configure agents, and go back to earlier versions.")
 
 AssistantId = Annotated[str, typer.Argument(metavar="ID", help="The assistant's whole id.")]
-LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
 NameOption = Annotated[str | None, typer.Option(help="The name to show.")]
 DescriptionOption = Annotated[str | None, typer.Option(help="What it is for.")]
 ConfigOption = Annotated[
@@ -65,9 +63,9 @@ def list_(
         found = cli.client.assistants.list(
             agent=agent,
             metadata=_put_all({}, _pairs("--metadata", metadata)),
-            page_size=min(limit, 1000),
+            page_size=page_for(limit),
         )
-    cli.show_all(islice(found, limit), _table)
+    cli.show_all(found, _table, limit)
 
 
 @command(app)
@@ -171,8 +169,8 @@ def delete(
 def versions(cli: Cli, assistant_id: AssistantId, limit: LimitOption = 50) -> None:
     """List the versions of an assistant, newest first."""
     client = cli.client.assistants
-    found = islice(client.versions(assistant_id, page_size=min(limit, 1000)), limit)
-    cli.show_all(found, lambda found: _history(found, client.get(assistant_id).version))
+    found = client.versions(assistant_id, page_size=page_for(limit))
+    cli.show_all(found, lambda found: _history(found, client.get(assistant_id).version), limit)
 
 
 @command(app)

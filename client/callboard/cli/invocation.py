@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from inspect import Parameter
+from itertools import islice
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import typer
@@ -17,10 +18,11 @@ from rich.console import RenderableType
 from callboard import Client, DeadlineExceeded, Unavailable, Unimplemented
 from callboard.cli.failures import checks_arguments, unreachable
 from callboard.cli.ids import Abbreviated, is_beginning, whole_id
-from callboard.cli.output import Output
+from callboard.cli.output import Output, note
 
 # A server that is there answers at once; the SDK alone would try for as long as a call may take.
 CONNECT_SECONDS = 2.0
+_LARGEST_PAGE = 1000
 
 P = ParamSpec("P")
 MessageT = TypeVar("MessageT", bound=Message)
@@ -34,6 +36,7 @@ ServerOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,26 @@ class Cli:
             self.out.print(view(message))
 
     def show_all(
-        self, messages: Iterable[MessageT], view: Callable[[Sequence[MessageT]], RenderableType]
+        self,
+        messages: Iterable[MessageT],
+        view: Callable[[Sequence[MessageT]], RenderableType],
+        limit: int | None = None,
     ) -> None:
-        """Prints messages of the contract."""
+        """Prints messages of the contract: all of them, or so many as --limit says."""
+        found = iter(messages)
+        shown = islice(found, limit)
         if self.out.as_json:
-            for message in messages:
+            for message in shown:
                 self.out.json(message)
         else:
-            self.out.print(view(list(messages)))
+            self.out.print(view(list(shown)))
+        if limit is not None:
+            self.note_more(found, limit)
+
+    def note_more(self, rest: Iterator[Message], limit: int) -> None:
+        """Tells people that --limit cut a list off, where there is more of it."""
+        if not self.out.as_json and next(rest, None) is not None:
+            note(f"there are more than {limit}: --limit {2 * limit} shows more of them")
 
 
 def command(
@@ -139,6 +154,11 @@ def command(
         return function
 
     return add
+
+
+def page_for(limit: int) -> int:
+    """How many to fetch at a time: one more than are shown tells whether there are more."""
+    return min(limit + 1, _LARGEST_PAGE)
 
 
 def split_names(text: str) -> list[str]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import islice
 from typing import Annotated, Literal, cast
 
 import typer
 from rich.console import RenderableType
 
 from callboard import Action, Client, InvalidArgument, Job, NotFound, text_of
-from callboard._enums import StateName
+from callboard._enums import JobViewName, StateName
 from callboard.cli.actions import (
     AllowOption,
     AnswerOption,
@@ -25,7 +24,15 @@ from callboard.cli.durations import parse_duration
 from callboard.cli.failures import CommandError, ExitCode, checks_arguments
 from callboard.cli.gists import action_gist
 from callboard.cli.ids import Abbreviated, JobId
-from callboard.cli.invocation import Cli, JsonOption, ServerOption, command, split_names
+from callboard.cli.invocation import (
+    Cli,
+    JsonOption,
+    LimitOption,
+    ServerOption,
+    command,
+    page_for,
+    split_names,
+)
 from callboard.cli.job_tree import JobTree, TreeTable
 from callboard.cli.job_views import error_of, job_details, job_table, succeeded
 from callboard.cli.outages import downtime
@@ -160,7 +167,7 @@ def list_(
         str, typer.Option(metavar="STATE,...", help="Only in these states, as queued,running.")
     ] = "",
     label: LabelOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    limit: LimitOption = 50,
 ) -> None:
     """List jobs, newest first, and why they do not run."""
     with checks_arguments():
@@ -168,9 +175,10 @@ def list_(
             parent_thread_id=parent,
             states=cast("list[StateName]", split_names(state)),
             labels=_to_labels(label),
-            page_size=min(limit, 1000),
+            view=_view(cli),
+            page_size=page_for(limit),
         )
-    cli.show_all(islice(jobs, limit), lambda jobs: job_table(jobs, open_actions(cli.client, jobs)))
+    cli.show_all(jobs, lambda jobs: job_table(jobs, open_actions(cli.client, jobs)), limit)
 
 
 @command(app)
@@ -184,14 +192,14 @@ def tree(
 ) -> None:
     """Show jobs below those that launched them: why they wait, and how far they are."""
     root_id = thread_or_job or ""
-    jobs = _tree_below(cli.client, root_id) if root_id else _active(cli.client)
+    jobs = _tree_below(cli, root_id) if root_id else _active(cli.client)
 
-    def view(jobs: Sequence[Job]) -> RenderableType:
+    def show(jobs: Sequence[Job]) -> RenderableType:
         if not jobs:
             return job_table(jobs)
         return TreeTable(JobTree(jobs, root_id), open_actions(cli.client, jobs))
 
-    cli.show_all(jobs, view)
+    cli.show_all(jobs, show)
 
 
 @command(app)
@@ -291,8 +299,9 @@ def _watch(cli: Cli, *, job_id: str | None = None, parent: str | None = None) ->
     return [job for job in jobs if job_id == job.job_id or parent == job.parent_thread_id]
 
 
-def _tree_below(client: Client, named: str) -> list[Job]:
+def _tree_below(cli: Cli, named: str) -> list[Job]:
     """A job or a thread: the job, if it is one, and all below it, after those above them."""
+    client = cli.client
     try:
         top = [client.jobs.get(named)]
     except NotFound as unknown:
@@ -301,13 +310,18 @@ def _tree_below(client: Client, named: str) -> list[Job]:
             client.threads.get(named)
         except (NotFound, InvalidArgument):
             raise unknown from None
-    below = client.jobs.list(parent_thread_id=named, scope="tree", page_size=_PAGE)
+    below = client.jobs.list(parent_thread_id=named, scope="tree", view=_view(cli), page_size=_PAGE)
     return [*top, *reversed(list(below))]
 
 
 def _active(client: Client) -> list[Job]:
     """All jobs that are not finished, each after the one that launched it."""
     return list(client.jobs.list(states=_ACTIVE, page_size=_PAGE))[::-1]
+
+
+def _view(cli: Cli) -> JobViewName:
+    """Lists for people show no results; machines get whole jobs."""
+    return "full" if cli.out.as_json else "basic"
 
 
 def _asked_by(client: Client, job_id: str, action_id: str | None) -> list[Action]:

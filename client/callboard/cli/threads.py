@@ -18,14 +18,12 @@ from callboard._enums import ThreadStateName
 from callboard.cli.failures import CommandError
 from callboard.cli.gists import action_gist, blocks_gist
 from callboard.cli.ids import Abbreviated, ThreadId
-from callboard.cli.invocation import Cli, command
+from callboard.cli.invocation import Cli, LimitOption, command, page_for
 from callboard.cli.output import json_text, local_time, printable
 from callboard.cli.states import state_word
 from callboard.cli.tables import Fields, Rows, cell
 
 app = typer.Typer(name="threads", help="Look at conversations.")
-
-LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
 
 
 @command(app, name="list")
@@ -40,8 +38,8 @@ def list_(
     limit: LimitOption = 50,
 ) -> None:
     """List threads, newest first."""
-    threads = cli.client.threads.list(state=state, session_id=session, page_size=min(limit, 1000))
-    cli.show_all(islice(threads, limit), _table)
+    threads = cli.client.threads.list(state=state, session_id=session, page_size=page_for(limit))
+    cli.show_all(threads, _table, limit)
 
 
 @command(app)
@@ -64,12 +62,13 @@ def get(
 @command(app)
 def messages(cli: Cli, thread_id: ThreadId, limit: LimitOption = 1000) -> None:
     """Show the conversation of a thread, oldest message first."""
-    found = cli.client.threads.messages(thread_id, page_size=min(limit, 1000))
+    found = cli.client.threads.messages(thread_id, page_size=page_for(limit))
     for position, message in enumerate(islice(found, limit)):
         if cli.out.as_json:
             cli.out.json(message)
         else:
             cli.out.print(*([""] if position else []), _message(message))
+    cli.note_more(found, limit)
 
 
 @command(app)
