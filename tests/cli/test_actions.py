@@ -179,6 +179,15 @@ class TestAnswers:
         assert cli("actions", "--thread", job_id).out == "Nothing waits for an answer.\n"
         assert cli("actions", "--thread", job_id, "--json").out == ""
 
+    def test_people_are_told_of_more_actions(self, cli: Run, client: Client) -> None:
+        for _ in range(2):
+            asked(client, cli, "painter", "Paint.")
+        cut = cli("actions", "--limit", "1")
+        assert len(cut.lines) == 2
+        assert cut.err == "there are more than 1: --limit 2 shows more of them\n"
+        assert cli("actions", "--limit", "2").err == ""
+        assert cli("actions", "--limit", "1", "--json").err == ""
+
     def test_permissions(self, cli: Run, client: Client) -> None:
         job_id, action = asked(client, cli, "porter", "door 3")
         assert why(cli, job_id) == 'waits for an answer: open_door {"number": "3"}'
