@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jsonschema import Draft202012Validator, SchemaError, ValidationError
+from jsonschema import Draft202012Validator, SchemaError
 
 from callboard_server.validation import suggest
+from callboard_server.wording import bound, choice, kinds, shown, size
 
 Path = tuple[str | int, ...]
 
@@ -17,6 +18,11 @@ Path = tuple[str | int, ...]
 def find_problems(schema: Mapping[str, Any], value: object) -> dict[Path, str]:
     """Returns what is wrong with a value, by the path of the key that is wrong."""
     return dict(_explain(Draft202012Validator(schema).iter_errors(value)))
+
+
+def list_problems(schema: Mapping[str, Any], value: object) -> list[str]:
+    """Returns the same as lines."""
+    return _lines(find_problems(schema, value))
 
 
 def written(path: Path) -> str:
@@ -30,7 +36,7 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        return f"is no JSON Schema: {error.message}"
+        return f"is no JSON Schema: {'; '.join(_lines(dict(_explain([error]))))}"
     for reference in _references(schema):
         if not reference.startswith("#"):
             # Whoever brings a schema must not make the server fetch an address.
@@ -49,24 +55,66 @@ def _references(part: object) -> Iterator[str]:
             yield from _references(item)
 
 
-def _explain(found: Iterator[ValidationError] | Sequence[Any]) -> Iterator[tuple[Path, str]]:
+def _lines(problems: Mapping[Path, str]) -> list[str]:
+    return [f"{written(path)}: {text}" if path else text for path, text in problems.items()]
+
+
+# What an error says of itself has the type of any JSON.
+def _explain(found: Iterable[Any]) -> Iterator[tuple[Path, str]]:
     for error in found:
-        path = tuple(error.absolute_path)
-        # What it says of itself has the type of any JSON.
-        given: Any = error.instance
-        rule: Any = error.validator_value
+        path, given, rule = tuple(error.absolute_path), error.instance, error.validator_value
         match error.validator:
             case "required":
                 yield from (((*path, name), "is required") for name in rule if name not in given)
-            case "additionalProperties":
-                schema: Any = error.schema
-                known = list(schema.get("properties", {}))
-                for name in _unknown(given, known, schema.get("patternProperties", {})):
+            case "additionalProperties" if rule is False:
+                known = list(error.schema.get("properties", {}))
+                for name in _unknown(given, known, error.schema.get("patternProperties", {})):
                     yield (*path, name), f"is not known; {suggest(name, known)}"
-            case "anyOf" if len(choices := _choices(rule, error.context)) == 1:
-                yield from _explain(choices[0])
+            case "anyOf" | "oneOf" if choices := _choices(rule, error.context):
+                if len(choices) == 1:
+                    yield from _explain(choices[0])
+                else:
+                    yield path, _none_of(choices, given)
             case _:
-                yield path, error.message
+                yield path, _fault(error.validator, rule, given)
+
+
+def _fault(keyword: str | None, rule: Any, given: Any) -> str:
+    """Returns what is wrong with a value that breaks a rule."""
+    match keyword:
+        case "type":
+            return kinds(_listed(rule), given)
+        case "enum":
+            return choice(rule, given)
+        case "const":
+            return f"must be {shown(rule)}"
+        case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
+            return bound(keyword, rule, given)
+        case (
+            "minLength" | "minItems" | "minProperties" | "maxLength" | "maxItems" | "maxProperties"
+        ):
+            return size(keyword, rule, len(given))
+        case "pattern":
+            return f"{shown(given)} does not match the pattern {rule}"
+        case "uniqueItems":
+            return "must not have an entry twice"
+        case "multipleOf":
+            return f"must be a multiple of {rule}, not {given}"
+        case None:
+            return f"{shown(given)} must be left out"
+        case _:
+            return f'does not fit "{keyword}": {shown(rule)}'
+
+
+def _none_of(choices: Sequence[Sequence[Any]], given: object) -> str:
+    """Returns what is wrong with a value that fits none of several choices."""
+    if any(len(each) > 1 or not _is_of_another_type(each[0]) for each in choices):
+        return "has none of the forms that it may have"
+    return kinds([kind for each in choices for kind in _listed(each[0].validator_value)], given)
+
+
+def _listed(rule: str | list[str]) -> list[str]:
+    return [rule] if isinstance(rule, str) else rule
 
 
 def _unknown(

@@ -166,7 +166,7 @@ class TestAnswers:
 
         wrong = cli("respond", first, "--answer", "green")
         assert wrong.code == 2
-        assert "'green' is not one of ['red', 'blue']" in wrong.err
+        assert "'green' is not one of: red, blue" in wrong.err
         assert cli("respond", first, "--answer", "red").out.startswith("answered; run ")
 
         second = asked_again(client, job_id)
@@ -260,7 +260,7 @@ class TestJobsRespond:
         answered = typed(address, job_id, "green\nred\n")
         assert answered.returncode == 0
         assert "one of red, blue" in answered.stdout
-        assert "'green' is not one of ['red', 'blue']" in answered.stderr
+        assert "'green' is not one of: red, blue" in answered.stderr
         asked_again(client, job_id)
         unanswered = typed(address, job_id, "")
         assert unanswered.returncode == 1

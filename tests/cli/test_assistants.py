@@ -75,7 +75,7 @@ def test_an_update_changes_what_it_names(cli: Run) -> None:
     assert "Bob" in cli("assistants", "update", assistant_id, "--description", "New.").out
 
 
-def test_a_whole_configuration_comes_from_a_file_or_standard_input(
+def test_a_whole_configuration_comes_from_where_config_says(
     cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "config.json"
@@ -85,6 +85,30 @@ def test_a_whole_configuration_comes_from_a_file_or_standard_input(
     assert assistant["config"] == {"system": "from a file", "max_turns": 5}
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"system": "typed"}'))
     assert change(cli, assistant_id, "--config", "-")["config"] == {"system": "typed"}
+    inline = ' {"system": "right here"}'
+    assert change(cli, assistant_id, "--config", inline)["config"] == {"system": "right here"}
+    assert shown(cli("assistants", "get", make(cli, "--config", inline), "--json"))["config"] == {
+        "system": "right here"
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("{", "--config holds no JSON: Expecting property name"),
+        ('{"a": ' * 100_000, "--config holds no JSON: "),
+        ("-", "standard input holds no JSON object; write one, as {}"),
+        (".", ". cannot be read: Is a directory"),
+    ],
+    ids=["half", "deep", "list", "folder"],
+)
+def test_what_is_no_configuration(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, given: str, told: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[]"))
+    refused = cli("assistants", "create", "assistant", "--config", given)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(f"error: {told}")
 
 
 def test_versions_and_the_way_back(cli: Run) -> None:
@@ -123,7 +147,7 @@ def test_delete(cli: Run) -> None:
     [
         (["create", "nobody"], 4, "there is no agent 'nobody'"),
         (["create", "assistant", "--set", "sistem=a"], 2, "config.sistem: is not known; did you"),
-        (["create", "assistant", "--set", "system=4"], 2, "config.system: 4 is not of type"),
+        (["create", "assistant", "--set", "system=4"], 2, "config.system: must be text, not 4"),
         (["create", "assistant", "--set", "system"], 2, "'system' has no value; write KEY=VALUE"),
         (["create", "assistant", "--config", "none.json"], 2, "none.json cannot be read"),
         (["update", "assistant"], 2, "there is nothing to change"),

@@ -198,7 +198,7 @@ async def test_questions_that_no_schema_fits_fail_the_run(tmp_path: Path) -> Non
     async with served([wrong], tmp_path / "jobs.db") as server:
         ended = await finished(server.client, await server.client.runs.create("wrong", "go"))
         assert ended.state == FAILED
-        assert "schema of a question is none" in ended.outcome.error.message
+        assert "schema of a question is no JSON Schema: type: " in ended.outcome.error.message
 
 
 # Answering

@@ -288,8 +288,12 @@ async def test_a_run_whose_configuration_would_not_fit_is_refused(tmp_path: Path
         for assistant_id, config, problem in (
             ("greeter", {}, "config.word: is required"),
             ("greeter", {"times": 2}, "config.word: is required"),
-            (assistant.assistant_id, {"times": "x"}, "config.times: 'x' is not of type 'integer'"),
-            (assistant.assistant_id, {"word": None}, "config.word: None is not of type 'string'"),
+            (
+                assistant.assistant_id,
+                {"times": "x"},
+                "config.times: must be a whole number, not text",
+            ),
+            (assistant.assistant_id, {"word": None}, "config.word: must be text, not null"),
             (assistant.assistant_id, {"tims": 2}, "config.tims: is not known; did you mean times?"),
         ):
             assert await problems(assistant_id, config) == [
@@ -320,8 +324,8 @@ async def test_an_assistant_that_no_longer_fits_is_told_apart_from_the_request(
             await client.runs.create(assistant.assistant_id, "go", config={"times": "x"})
         found = {each.field: each.description for each in caught.value.field_violations}
         assert found == {
-            "config.times": "'x' is not of type 'integer'",
-            "config.word": "1 is not of type 'string' (in version 1 of the assistant)",
+            "config.times": "must be a whole number, not text",
+            "config.word": "must be text, not 1 (in version 1 of the assistant)",
             "config.old": "is not known; known are: word, times (in version 1 of the assistant)",
         }
         # This one was let in when all was well.

@@ -733,7 +733,7 @@ class TestMadeThroughTheApi:
                 "config.callable_assistants[1].version: assistant quick has no version 2",
             ),
             ("plain", [{"name": "quick"}], "config.callable_assistants[0].id: is required"),
-            ("plain", [{"id": "quick", "mode": "x"}], "[0].mode: 'x' is not one of ['async', '"),
+            ("plain", [{"id": "quick", "mode": "x"}], "[0].mode: 'x' is not one of: async, sync"),
             ("plain", ["quick", "quick"], "quick is named twice for the same mode"),
             ("lead", ["loop"], "config.callable_assistants: its agent may not call loop; it may: "),
         ],

@@ -121,7 +121,7 @@ class TestClientTools:
         assert (told[calls[0].call_id].text, told[calls[0].call_id].is_error) == ("sun", False)
         refused = told[calls[1].call_id]
         assert refused.is_error
-        assert "day: 'someday' is not one of ['today', 'tomorrow']" in refused.text
+        assert "day: 'someday' is not one of: today, tomorrow" in refused.text
 
 
 def burn(what: str) -> str:

@@ -46,7 +46,7 @@ class Parameter:
             is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
             return "" if is_number else "must be a whole number from 0 on"
         if not isinstance(value, str):
-            return f"must be text, not {_kind(value)}"
+            return f"must be text, not {kind_of(value)}"
         if self.choices:
             listed = ", ".join(self.choices)
             return "" if value in self.choices else f"{_shown(value)} is not one of: {listed}"
@@ -109,7 +109,7 @@ def _parse(given: Mapping[str, object] | str | None) -> Mapping[str, object]:
         given = {}
     # Programs hand on what models write, also where that is no object.
     if not isinstance(given, Mapping):
-        raise Refused(f"The arguments are {_kind(given)}. Write one JSON object.")
+        raise Refused(f"The arguments are {kind_of(given)}. Write one JSON object.")
     return given
 
 
@@ -119,7 +119,7 @@ def _unfit(problems: Sequence[str], parameters: Sequence[Parameter]) -> Refused:
     return Refused(f"The arguments do not fit:\n{listed}\nExpected: {expected}")
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """What a value is called in JSON."""
     match value:
         case None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import NAMESPACE_OID, uuid5
 
-from jsonschema import Draft202012Validator, SchemaError
 from pydantic_core import to_json
 
 from callboard.structs import to_dict, to_struct
@@ -32,6 +31,7 @@ from callboard_server.agents.errors import AgentError, NoAnswer
 from callboard_server.agents.steps import current_path, entered, entered_anew
 from callboard_server.agents.threads import in_thread
 from callboard_server.log.view import Others, View
+from callboard_server.schemas import schema_problem
 
 if TYPE_CHECKING:
     from callboard import AsyncClient
@@ -336,10 +336,8 @@ class Context:
         """
         action = Action(kind=Action.KIND_QUESTION, question=question)
         if schema is not None:
-            try:
-                Draft202012Validator.check_schema(schema)
-            except SchemaError as error:
-                raise AgentError(f"The schema of a question is none: {error.message}") from None
+            if problem := schema_problem(schema):
+                raise AgentError(f"The schema of a question {problem}.")
             action.schema_json = to_json(schema).decode()
         with self._step("ask") as path:
             response = await self._ask(action, "/".join(path), deadline)

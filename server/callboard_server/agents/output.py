@@ -12,7 +12,7 @@ from referencing.exceptions import Unresolvable
 
 from callboard.v1.error_pb2 import ErrorReason
 from callboard_server.agents.errors import AgentError
-from callboard_server.schemas import find_problems, written
+from callboard_server.schemas import list_problems
 from callboard_server.validation import describe_errors
 
 _MOST_PROBLEMS = 10
@@ -57,10 +57,9 @@ class OutputFormat:
         except (ValueError, RecursionError):
             return ["It is not JSON."]
         try:
-            found = find_problems(self.schema, value)
+            return list_problems(self.schema, value)
         except (RecursionError, Unresolvable):
             raise AgentError(
                 "The output schema refers to parts that it does not have, or to itself for ever.",
                 reason=ErrorReason.ERROR_REASON_CONFIG_INVALID,
             ) from None
-        return [f"{written(path)}: {text}" if path else text for path, text in found.items()]

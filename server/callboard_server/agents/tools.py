@@ -40,7 +40,7 @@ from callboard_server.agents.errors import (
 from callboard_server.agents.sync_context import Stopped, SyncContext
 from callboard_server.agents.threads import in_thread
 from callboard_server.config import Policy
-from callboard_server.schemas import find_problems, schema_problem, written
+from callboard_server.schemas import list_problems, schema_problem
 from callboard_server.validation import describe_errors, suggest
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -185,12 +185,11 @@ def check_arguments(schema: Mapping[str, Any], arguments_json: str) -> None:
         ToolError: They do not fit; the message says what would.
     """
     try:
-        problems = find_problems(schema, json.loads(arguments_json or "{}"))
+        problems = list_problems(schema, json.loads(arguments_json or "{}"))
     except (ValueError, RecursionError):
         raise ToolError("The arguments are not JSON.") from None
     if problems:
-        told = [f"{written(path)}: {text}" if path else text for path, text in problems.items()]
-        raise _unfit(told, schema)
+        raise _unfit(problems, schema)
 
 
 def _unfit(problems: Sequence[str], schema: Mapping[str, Any]) -> ToolError:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
 from callboard.v1.event_pb2 import Action, ActionClosed, ActionResponse, Actor, Event, RunQueued
 from callboard_server import errors
 from callboard_server.engine.lifecycle import REQUIRES_ACTION, SERVER, queue_again, record
 from callboard_server.engine.line import ThreadLine
 from callboard_server.errors import Violation
+from callboard_server.schemas import list_problems
 from callboard_server.store.base import ActionRow, ActionState, RunRow, ThreadRow, Transaction
 
 _ANSWERS = {
@@ -105,11 +103,10 @@ def _check_answer(action: Action, text: str, field: str) -> None:
             Violation(field, 'must be JSON, such as "yes" with its quotes')
         ) from None
     if action.schema_json:
-        problem = best_match(
-            Draft202012Validator(json.loads(action.schema_json)).iter_errors(answer)
-        )
-        if problem is not None:
-            raise errors.invalid(Violation(field, f"does not fit the schema: {problem.message}"))
+        problems = list_problems(json.loads(action.schema_json), answer)
+        if problems:
+            wrong = f"does not fit the schema: {'; '.join(problems)}"
+            raise errors.invalid(Violation(field, wrong))
 
 
 def awaited(tx: Transaction, run: RunRow) -> list[Action]:

@@ -257,7 +257,7 @@ class TestActions:
         result = say('paint\ngreen\nred\n42\n{"no": [1]}\n', "painter")
         assert result.code == 0
         assert (
-            result.err == "error: does not fit the schema: 'green' is not one of ['red', 'blue']\n"
+            result.err == "error: does not fit the schema: 'green' is not one of: red, blue\n"
         )
         asked, more, named, else_, answer = result.out.splitlines()
         assert (asked, more) == ("? painter asks: Which", "  colour? (one of red, blue)")
