@@ -24,11 +24,10 @@ AssistantId = Annotated[str, typer.Argument(metavar="ID", help="The assistant's 
 NameOption = Annotated[str | None, typer.Option(help="The name to show.")]
 DescriptionOption = Annotated[str | None, typer.Option(help="What it is for.")]
 ConfigOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="FILE",
-        allow_dash=True,
-        help="The whole configuration: JSON in a file, or in standard input for -.",
+        help="The whole configuration: a file with JSON, - for standard input, or {...} itself.",
     ),
 ]
 SetOption = Annotated[
@@ -220,20 +219,24 @@ def _put(settings: dict[str, Any], path: str, value: Any) -> None:
     settings[key] = value
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Reads a configuration.
+def _read(given: str) -> dict[str, Any]:
+    """Reads a configuration: from a file, from standard input, or out of the option itself.
 
     Raises:
         CommandError: If there is none.
     """
+    is_inline = given.lstrip().startswith("{")
+    place = "--config" if is_inline else "standard input" if given == "-" else given
     try:
-        config = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text("utf-8"))
+        if not is_inline:
+            given = sys.stdin.read() if given == "-" else Path(given).read_text("utf-8")
+        config = json.loads(given)
     except OSError as error:
-        raise _usage(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise _usage(f"{file} holds no JSON: {error}") from error
+        raise _usage(f"{place} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise _usage(f"{place} holds no JSON: {error}") from error
     if not isinstance(config, dict):
-        raise _usage(f"{file} holds no JSON object")
+        raise _usage(f"{place} holds no JSON object; write one, as {{}}")
     return config
 
 
