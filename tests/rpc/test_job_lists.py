@@ -14,6 +14,7 @@ from callboard_server.agents.context import Context
 from callboard_server.agents.errors import AgentError
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.services import paging
+from callboard_server.store.base import Page
 from tests.support.gates import PATIENCE, Gates
 from tests.support.serving import Served, served
 
@@ -121,3 +122,18 @@ async def pages_of(server: Served, request: ListJobsRequest) -> list[list[str]]:
             if not page.next_page_token:
                 return pages
             request.page_token = page.next_page_token
+
+
+async def test_no_page_looks_at_many_large_rows_to_show_few() -> None:
+    looked: list[Page] = []
+
+    async def look(part: Page) -> list[tuple[int, Job]]:
+        looked.append(part)
+        newest = 1_000 if part.before is None else part.before - 1
+        return [(newest - n, Job(task=LONG)) for n in range(part.limit)]
+
+    shown, token = await paging.gather(ListJobsRequest(page_size=1_000), look)
+    assert len(shown) == 1
+    assert token
+    [part] = looked
+    assert part.limit < 50

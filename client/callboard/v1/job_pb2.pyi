@@ -69,7 +69,7 @@ class _JobViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobView.Value
     JOB_VIEW_BASIC: _JobView.ValueType  # 1
     """All but outcome.result, which is left unset even where the job has one; GetJob returns it.
     Everything else is as in FULL: state, outcome.error and outcome.usage, too. For those who show a
-    line for each job: a result may take a megabyte.
+    line for each job: a result may take megabytes.
     """
     JOB_VIEW_FULL: _JobView.ValueType  # 2
     """The whole job, as GetJob returns it."""
@@ -82,7 +82,7 @@ JOB_VIEW_UNSPECIFIED: JobView.ValueType  # 0
 JOB_VIEW_BASIC: JobView.ValueType  # 1
 """All but outcome.result, which is left unset even where the job has one; GetJob returns it.
 Everything else is as in FULL: state, outcome.error and outcome.usage, too. For those who show a
-line for each job: a result may take a megabyte.
+line for each job: a result may take megabytes.
 """
 JOB_VIEW_FULL: JobView.ValueType  # 2
 """The whole job, as GetJob returns it."""

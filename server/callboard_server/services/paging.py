@@ -39,7 +39,7 @@ ListRequest = (
 DEFAULT_PAGE = 50
 PAGE_BYTES = 2 << 20
 """After how many bytes a page is full. One row may be larger and then stands alone."""
-_PART = 32
+_PART = 16
 """How many rows are looked at together, where they may be large."""
 _KEY_BYTES, _SEAL_BYTES = 8, 8
 
