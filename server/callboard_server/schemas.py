@@ -10,9 +10,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, SchemaError
 
 from callboard_server.validation import suggest
-from callboard_server.wording import bound, choice, kinds, shown, size
-
-Path = tuple[str | int, ...]
+from callboard_server.wording import Path, bound, choice, kinds, shown, size, written
 
 
 def find_problems(schema: Mapping[str, Any], value: object) -> dict[Path, str]:
@@ -23,12 +21,6 @@ def find_problems(schema: Mapping[str, Any], value: object) -> dict[Path, str]:
 def list_problems(schema: Mapping[str, Any], value: object) -> list[str]:
     """Returns the same as lines."""
     return _lines(find_problems(schema, value))
-
-
-def written(path: Path) -> str:
-    """Returns a path as callers write it, such as `tools[0].name`."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return "".join(parts).removeprefix(".")
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from callboard.kit.arguments import kind_of
 
+Path = tuple[str | int, ...]
+"""Where a value stands within another."""
+
 _KINDS = {
     "string": "text",
     "integer": "a whole number",
@@ -29,6 +32,12 @@ _UNITS = {
     "Properties": ("key", "keys"),
 }
 _LONGEST = 80
+
+
+def written(path: Path) -> str:
+    """Returns a path as callers write it, such as `tools[0].name`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".")
 
 
 def kinds(allowed: Sequence[str], given: object) -> str:
@@ -59,5 +68,6 @@ def choice(allowed: Sequence[Any], given: object) -> str:
 
 def shown(value: Any) -> str:
     """Returns a value in few words."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    is_text = isinstance(value, str)
+    text = repr(value) if is_text else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -332,7 +332,7 @@ async def test_an_assistant_that_no_longer_fits_is_told_apart_from_the_request(
         run = await ended(client, run)
         error = run.outcome.error
         assert (run.state, error.reason) == (FAILED, ErrorReason.ERROR_REASON_CONFIG_INVALID)
-        assert "word: Input should be a valid string" in error.message
+        assert "word: must be text, not 1" in error.message
         assert "old: is not known" in error.message
 
 

@@ -212,7 +212,7 @@ class TestRequest:
         ("config", "problem"),
         [
             ({"modell": "x"}, "modell: is not known; did you mean model?"),
-            ({"max_turns": 0}, "max_turns: Input should be greater than 0"),
+            ({"max_turns": 0}, "max_turns: must be more than 0, not 0"),
             ({"model": "gpt"}, "model: 'gpt' is no model"),
         ],
     )

@@ -103,18 +103,19 @@ def test_is_frozen() -> None:
         ),
         ("[servers]", "servers: is not known; did you mean server?"),
         ("[server]\nzzz = 1", "server.zzz: is not known; known are: host, port, "),
-        ('[server]\nport = "50051"', "server.port: Input should be a valid integer"),
-        ("[server]\nport = 65536", "server.port: Input should be less than or equal to 65535"),
-        ("[server]\nslots = 0", "server.slots: Input should be greater than 0"),
-        ("[server]\nslots = true", "server.slots: Input should be a valid integer"),
+        ('[server]\nport = "50051"', "server.port: must be a whole number, not text"),
+        ("[server]\nport = 65536", "server.port: must be at most 65535, not 65536"),
+        ("[server]\nslots = 0", "server.slots: must be more than 0, not 0"),
+        ("[server]\nslots = true", "server.slots: must be a whole number, not a boolean"),
         (
             "[server]\nmax_message_bytes = 1000000",
-            "server.max_message_bytes: Input should be greater than or equal to 16777216",
+            "server.max_message_bytes: must be at least 16777216, not 1000000",
         ),
-        ("server = 3", "server: Input should be a valid dictionary"),
+        ("[store]\nsynchronous = 2026-01-01", 'store.synchronous: "2026-01-01" is not one of'),
+        ("server = 3", "server: must be an object, not 3"),
         (
             '[store]\nsynchronous = "OFF"',
-            "store.synchronous: Input should be 'FULL' or 'NORMAL'",
+            "store.synchronous: 'OFF' is not one of: FULL, NORMAL",
         ),
         ("[agents.a]", "agents.a: needs either entrypoint or model"),
         ('[agents.a]\nentrypoint = "a:b"\nmodel = "m"', "agents.a: needs either"),
@@ -124,7 +125,7 @@ def test_is_frozen() -> None:
         ),
         (
             '[agents.a]\nmodel = "m"\ntools = [3]',
-            "agents.a.tools.0: Input should be a",
+            "agents.a.tools[0]: must be text, not 3",
         ),
         (
             '[agents.a]\nentrypoint = "a:b"\nmax_cost = 1.0',
@@ -132,12 +133,12 @@ def test_is_frozen() -> None:
         ),
         (
             '[agents.a]\nmodel = "m"\ntool_policy = { x = "aks" }',
-            "agents.a.tool_policy.x: Input should be 'allow', 'ask' or 'deny'",
+            "agents.a.tool_policy.x: 'aks' is not one of: allow, ask, deny",
         ),
         ("[providers.local]", "providers.local.kind: is required"),
         (
             '[providers.local]\nkind = "ollama"',
-            "providers.local.kind: Input should be 'anthropic', 'openai' or 'openai-chat'",
+            "providers.local.kind: 'ollama' is not one of: anthropic, openai, openai-chat",
         ),
         ('[providers.offline]\nkind = "openai"', "providers.offline: a name is a letter"),
         (
@@ -176,21 +177,21 @@ def test_is_frozen() -> None:
         ),
         (
             '[agents.a]\nmodel = "m"\ncallable_assistants = ["a", 3]',
-            "agents.a.callable_assistants.1: must be a name, or a table with an id",
+            "agents.a.callable_assistants[1]: must be a name, or a table with an id",
         ),
         (
             '[agents.a]\nmodel = "m"\ncallable_assistants = [{ id = "a", mode = "wait" }]',
-            "agents.a.callable_assistants.0.mode: Input should be 'async' or 'sync'",
+            "agents.a.callable_assistants[0].mode: 'wait' is not one of: async, sync",
         ),
         (
             '[agents.a]\nmodel = "m"\ncallable_assistants = [{ name = "a" }]',
-            "agents.a.callable_assistants.0.name: is not known; known are: id, version, mode",
+            "agents.a.callable_assistants[0].name: is not known; known are: id, version, mode",
         ),
         (
             '[agents.a]\nmodel = "m"\ncallable_agents = ["a"]',
             "agents.a.callable_agents: is not known; did you mean callable_assistants?",
         ),
-        ("[delegation]\ndepth = 0", "delegation.depth: Input should be greater than 0"),
+        ("[delegation]\ndepth = 0", "delegation.depth: must be more than 0, not 0"),
         ("[server\n", "Expected"),
     ],
 )

@@ -245,7 +245,10 @@ class TestBroken:
         ("settings", "problem"),
         [
             ({"tool_policy": {"look": "ask"}}, "tool_policy: there is no tool look; there are"),
-            ({"output_schema": {"type": "strin"}}, "output_schema: is no JSON Schema: 'strin'"),
+            (
+                {"output_schema": {"type": "strin"}},
+                "output_schema: is no JSON Schema: type: 'strin'",
+            ),
             ({"max_cost": 1.0}, "max_cost: it is not known what offline: costs"),
             (
                 {"client_tools": [{"name": "a b", "description": ""}]},

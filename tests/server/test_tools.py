@@ -253,10 +253,10 @@ class TestArguments:
         ("arguments", "problem"),
         [
             ("{", "Invalid JSON"),
-            ("[]", "should be an object"),
+            ("[]", "must be an object, not a list"),
             ("{}", "- name: is required"),
-            ('{"name": 1}', "- name: Input should be a valid string"),
-            ('{"name": "a", "times": "many"}', "- times: Input should be a valid integer"),
+            ('{"name": 1}', "- name: must be text, not 1"),
+            ('{"name": "a", "times": "many"}', "- times: must be a whole number, not text"),
             ('{"name": "a", "time": 2}', "- time: is not known; did you mean times?"),
             ('{"name": "a", "ctx": {}}', "- ctx: is not known"),
         ],

@@ -190,7 +190,7 @@ class TestWriting:
             assert output.is_error
             assert f"it has the text to replace {times} times" in output.text
         output = await use(root, "edit_file", {"path": "it", "old": "", "new": "x"})
-        assert "old: String should have at least 1 character" in output.text
+        assert "old: must not be empty" in output.text
         assert (root / "it").read_text() == "red\nred\ngreen\n"
 
     async def test_does_not_edit_what_is_too_large(self, root: Path) -> None:

@@ -18,9 +18,9 @@ from callboard_server.agents.function import adapt, config_schema, to_message
 from callboard_server.agents.sources import ToolSource
 from callboard_server.config import CallableAssistant, ConfigError, is_uuid
 from callboard_server.models.opening import Models
-from callboard_server.schemas import Path as ValuePath
 from callboard_server.schemas import find_problems
 from callboard_server.validation import suggest
+from callboard_server.wording import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class AgentSpec:
 
     def problems(
         self, config: Mapping[str, object], below: Mapping[str, object] | None = None
-    ) -> dict[ValuePath, str]:
+    ) -> dict[Path, str]:
         """Returns what is wrong with a configuration, by the path of the key that is wrong.
 
         Args:

@@ -15,8 +15,8 @@ from callboard.v1.run_pb2 import Run
 from callboard_server import errors
 from callboard_server.agents.registry import AgentSpec, Registry
 from callboard_server.errors import ServiceError, Violation
-from callboard_server.schemas import Path, written
 from callboard_server.store.base import AssistantRow, Page, Reader, Transaction
+from callboard_server.wording import Path, written
 
 _NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 _VERSION_NOT_FOUND = ErrorReason.ERROR_REASON_ASSISTANT_VERSION_NOT_FOUND
