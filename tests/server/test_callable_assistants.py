@@ -362,12 +362,12 @@ class TestAsking:
             child_of = {job.waiting_run_id: job.job_id for job in jobs}
             assert child_of.keys() == {second.run_id, third.run_id}
             await client.runs.cancel(second.run_id)
+            [stopped] = await client.jobs.wait(child_of[second.run_id], timeout=PATIENCE)
+            assert stopped.state == CANCELLED
             gates.open("two", "three")
             await answer(client, third)
             [told] = await results_of(client, third)
             assert told in ("done: two", "done: three")
-            [stopped] = await client.jobs.wait(child_of[second.run_id], timeout=PATIENCE)
-            assert stopped.state == CANCELLED
 
     async def test_waiting_holds_no_slot(
         self, agents: dict[str, Any], gates: Gates, tmp_path: Path
