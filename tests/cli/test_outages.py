@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from callboard import Client, RunState
-from tests.cli.conftest import Piped, environment, read_ready, running
+from callboard import Client, Job, RunState, _waiting
+from callboard.cli import outages
+from tests.cli.conftest import Piped, Run, environment, read_ready, running
 from tests.cli.terminal import Terminal
+from tests.sdk.scripted import UNAVAILABLE, ScriptedServer
 
 AWAY = "the server is away: trying again"
 ERASED = "\x1b[2K"
@@ -102,3 +105,36 @@ def test_an_interrupted_watch_ends_while_its_server_is_away(
         terminal.interrupt()
         assert terminal.finish() == 130
     assert "Traceback" not in terminal.output
+
+
+def test_a_chat_says_that_nobody_answers_and_goes_on(server: Restarted) -> None:
+    command = ("--timeout", "3s", "chat", "count_words")
+    with Terminal(*command, env=environment(server.address)) as terminal:
+        terminal.read_until("> ")
+        server.kill()
+        terminal.type("to be\n")
+        terminal.read_until("error: the server does not answer")
+        terminal.read_until("> ")
+        server.restart()
+        terminal.type("to be\n")
+        terminal.read_until("2 words, 2 of them different.")
+
+
+@pytest.mark.parametrize("stay", ["--watch", "--wait"])
+async def test_who_loses_the_server_is_told_how_to_find_the_job(
+    run: Run, monkeypatch: pytest.MonkeyPatch, stay: str
+) -> None:
+    monkeypatch.setattr(outages, "_DOWNTIME", 0.05)
+    monkeypatch.setattr(_waiting, "SLICE_SECONDS", 0.0)
+    async with ScriptedServer() as scripted:
+        scripted.script("LaunchJob", Job(job_id="j"))
+        scripted.script("WatchJobs", UNAVAILABLE)
+        scripted.script("WaitJobs", UNAVAILABLE)
+        options = ("--server", scripted.target, "--timeout", "500ms")
+        result = await asyncio.to_thread(run, *options, "jobs", "launch", "agent", "x", stay)
+    assert (result.code, result.out) == (3, "")
+    assert result.err.splitlines() == [
+        "it goes on: callboard jobs watch j",
+        "error: the server does not answer",
+        "hint: is it running? callboard serve",
+    ]

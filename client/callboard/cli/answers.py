@@ -13,7 +13,7 @@ from callboard import (
     InvalidArgument,
     NotFound,
 )
-from callboard.cli.failures import CommandError, checks_arguments
+from callboard.cli.failures import CommandError, checks_arguments, words_of
 from callboard.cli.gists import short
 from callboard.cli.output import local_time, one_line, printable
 from callboard.cli.screen import Screen
@@ -94,7 +94,7 @@ class Answerer:
         except CallboardError as error:
             if not self._screen.is_interactive:
                 raise
-            self._screen.complain(error.message)
+            self._screen.complain(words_of(error))
             return False
         return True
 

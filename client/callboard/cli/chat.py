@@ -10,7 +10,7 @@ import typer
 from callboard import Agent, Assistant, CallboardError, Client, NotFound, ThreadState
 from callboard.cli.answers import Answerer
 from callboard.cli.conversation import Conversation, Place
-from callboard.cli.failures import CommandError, ExitCode
+from callboard.cli.failures import CommandError, ExitCode, words_of
 from callboard.cli.ids import Abbreviated
 from callboard.cli.invocation import Cli, command
 from callboard.cli.screen import MESSAGE_PROMPT, Screen
@@ -138,7 +138,7 @@ class _Talk:
         except CallboardError as error:
             if not self._screen.is_interactive:
                 raise
-            self._screen.complain(error.message)
+            self._screen.complain(words_of(error))
             return False
 
     def _obey(self, line: str) -> bool:

@@ -101,8 +101,15 @@ def _explain_usage(error: typer.TyperException) -> CommandError:
     )
 
 
+def words_of(error: errors.CallboardError) -> str:
+    """What a failed call says; gRPC's own words on a lost connection are not for people."""
+    if isinstance(error, errors.Unavailable) and not error.reason:
+        return "the server does not answer"
+    return error.message
+
+
 def _explain_call(error: errors.CallboardError) -> CommandError:
-    message = error.message
+    message = words_of(error)
     if error.error_id and error.error_id not in message:
         message = f"{message} (error id {error.error_id})"
     return CommandError(message, hint=_hint(error), exit_code=_exit_code(error))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, cast
 import typer
 from rich.console import RenderableType
 
-from callboard import Action, Client, InvalidArgument, Job, NotFound, text_of
+from callboard import Action, Client, InvalidArgument, Job, NotFound, Unavailable, text_of
 from callboard._enums import JobViewName, StateName
 from callboard.cli.actions import (
     AllowOption,
@@ -111,7 +111,7 @@ def launch(
     if watch or wait:
         try:
             _finish(cli, _watch(cli, job_id=job.job_id) if watch else _wait(cli, [job.job_id]))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Unavailable):
             # Nothing on the screen may have said its whole id.
             note(f"it goes on: callboard jobs watch {job.job_id}")
             raise
