@@ -221,6 +221,16 @@ def thread_busy(thread_id: str, run_id: str) -> ServiceError:
     )
 
 
+def job_waited_for(job_id: str, run_id: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.ABORTED,
+        ErrorReason.ERROR_REASON_THREAD_BUSY,
+        f"job {job_id} is busy with run {run_id}, for which another run waits; "
+        "wait for its end or launch another job",
+        {"run_id": run_id},
+    )
+
+
 def sequence_mismatch(expected: int, sequence: int) -> ServiceError:
     return ServiceError(
         grpc.StatusCode.ABORTED,

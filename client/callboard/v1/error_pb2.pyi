@@ -66,8 +66,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 42
     """ALREADY_EXISTS. The request_id was used before with other content. Use a new one."""
     ERROR_REASON_THREAD_BUSY: _ErrorReason.ValueType  # 60
-    """ABORTED. The thread has a queued or running run and the request said REJECT; metadata "run_id"
-    names it. Try again later, or choose another strategy.
+    """ABORTED. The thread has a queued or running run and the request said REJECT, or the job works for
+    a run that waits for it, and another run wants to wait for it; metadata "run_id" names the one at
+    work. Try again later, choose another strategy, or launch another job.
     """
     ERROR_REASON_THREAD_SEQUENCE_MISMATCH: _ErrorReason.ValueType  # 61
     """ABORTED. The thread moved on: expected_thread_sequence is not its sequence; metadata "sequence"
@@ -208,8 +209,9 @@ ERROR_REASON_ASSISTANT_ALREADY_EXISTS: ErrorReason.ValueType  # 41
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 42
 """ALREADY_EXISTS. The request_id was used before with other content. Use a new one."""
 ERROR_REASON_THREAD_BUSY: ErrorReason.ValueType  # 60
-"""ABORTED. The thread has a queued or running run and the request said REJECT; metadata "run_id"
-names it. Try again later, or choose another strategy.
+"""ABORTED. The thread has a queued or running run and the request said REJECT, or the job works for
+a run that waits for it, and another run wants to wait for it; metadata "run_id" names the one at
+work. Try again later, choose another strategy, or launch another job.
 """
 ERROR_REASON_THREAD_SEQUENCE_MISMATCH: ErrorReason.ValueType  # 61
 """ABORTED. The thread moved on: expected_thread_sequence is not its sequence; metadata "sequence"

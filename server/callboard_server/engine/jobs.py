@@ -114,7 +114,7 @@ def _check_free(reader: Reader, job: JobRow, run_id: str) -> None:
         return
     waiting = reader.run(job.thread.session.tenant, first)
     if waiting is not None and waiting.data.state not in TERMINAL:
-        raise errors.thread_busy(job.thread.data.thread_id, job.run.data.run_id)
+        raise errors.job_waited_for(job.thread.data.thread_id, job.run.data.run_id)
 
 
 def _parent(tx: Transaction, tenant: str, thread_id: str) -> ThreadRow | None:
