@@ -67,7 +67,8 @@ def to_dict(struct: Struct) -> dict[str, Any]:
     Returns:
         A dict. Numbers that are whole and at most 2^53 are int, all others float.
     """
-    return {key: _plain(value) for key, value in struct.fields.items()}
+    fields = struct.fields
+    return {key: _plain(fields[key]) for key in fields}
 
 
 def _fill_struct(struct: Struct, mapping: Mapping[str, Any], levels: int) -> None:

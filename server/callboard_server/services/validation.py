@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as Proto
@@ -75,15 +76,12 @@ class Check:
 
     def enum(self, request: Proto, name: str, prefix: str = "") -> None:
         """Checks a field that is an enum, or a list of them."""
-        field = request.DESCRIPTOR.fields_by_name[name]
+        known, is_repeated = _enum_of(type(request), name)
         given = getattr(request, name)
-        if field.enum_type is None:
-            raise TypeError(f"{name} is no enum")
-        known = field.enum_type.values_by_number
-        for index, value in enumerate(given if field.is_repeated else [given]):
+        for index, value in enumerate(given if is_repeated else [given]):
             if value not in known:
-                listed = ", ".join(f"{entry.name} = {number}" for number, entry in known.items())
-                place = f"{name}[{index}]" if field.is_repeated else name
+                listed = ", ".join(f"{entry} = {number}" for number, entry in known.items())
+                place = f"{name}[{index}]" if is_repeated else name
                 self.wrong(prefix + place, f"{value} is none of {listed}")
 
     def duration(self, field: str, value: Duration, *, longest: float = _LONGEST_DURATION) -> None:
@@ -96,6 +94,8 @@ class Check:
             self.wrong(field, "is no time between the years 1 and 9999")
 
     def struct(self, field: str, value: Struct) -> None:
+        if not value.fields:
+            return
         if value.ByteSize() > EVENT_BYTES:
             raise errors.request_too_large(value.ByteSize(), EVENT_BYTES, field)
         self._fields(field, value.fields, 1)
@@ -151,3 +151,13 @@ class Check:
                 self.wrong(f"{field}.content[{number}]", "needs one of the kinds of blocks")
         if message.ByteSize() > EVENT_BYTES:
             raise errors.request_too_large(message.ByteSize(), EVENT_BYTES, field)
+
+
+@cache
+def _enum_of(kind: type[Proto], name: str) -> tuple[Mapping[int, str], bool]:
+    """Returns the names of an enum field's values by their numbers, and whether it is a list."""
+    field = kind.DESCRIPTOR.fields_by_name[name]
+    if field.enum_type is None:
+        raise TypeError(f"{name} is no enum")
+    names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
+    return names, field.is_repeated
