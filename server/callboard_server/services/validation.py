@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as Proto
 from google.protobuf.struct_pb2 import Struct, Value
@@ -76,7 +77,7 @@ class Check:
 
     def enum(self, request: Proto, name: str, prefix: str = "") -> None:
         """Checks a field that is an enum, or a list of them."""
-        known, is_repeated = _enum_of(type(request), name)
+        known, is_repeated = _enum_of(request.DESCRIPTOR, name)
         given = getattr(request, name)
         for index, value in enumerate(given if is_repeated else [given]):
             if value not in known:
@@ -154,9 +155,9 @@ class Check:
 
 
 @cache
-def _enum_of(kind: type[Proto], name: str) -> tuple[Mapping[int, str], bool]:
+def _enum_of(kind: Descriptor, name: str) -> tuple[Mapping[int, str], bool]:
     """Returns the names of an enum field's values by their numbers, and whether it is a list."""
-    field = kind.DESCRIPTOR.fields_by_name[name]
+    field = kind.fields_by_name[name]
     if field.enum_type is None:
         raise TypeError(f"{name} is no enum")
     names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
