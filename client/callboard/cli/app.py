@@ -81,8 +81,8 @@ def run(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         return _command()(arguments, "callboard", standalone_mode=False) or ExitCode.OK
-    except typer.Abort:
-        return ExitCode.FAILED
+    except typer.Abort as abort:
+        return _aborted(abort)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:
@@ -91,6 +91,15 @@ def run(arguments: Sequence[str] | None) -> int:
             raise
         report(failure.message, failure.hint)
         return failure.exit_code
+
+
+def _aborted(abort: typer.Abort) -> ExitCode:
+    """How a command ends that was told not to go on, at a prompt."""
+    cause = abort.__context__
+    if isinstance(cause, KeyboardInterrupt | EOFError):
+        # The prompt was not answered, and its line not ended.
+        print(file=sys.stderr)
+    return ExitCode.INTERRUPTED if isinstance(cause, KeyboardInterrupt) else ExitCode.FAILED
 
 
 @cache
