@@ -353,7 +353,7 @@ class TestRefusals:
             ("list_jobs", [], "The arguments are a list. Write one JSON object."),
             ("list_jobs", 3, "The arguments are a number. Write one JSON object."),
             ("list_jobs", False, "The arguments are a boolean. Write one JSON object."),
-            ("list_jobs", b"{}", "The arguments are nothing that JSON has. Write one JSON object."),
+            ("list_jobs", b"{}", "The arguments are of the type bytes. Write one JSON object."),
             ("list_jobs", "null", "The arguments are null. Write one JSON object."),
             ("list_jobs", "{", "not JSON"),
             ("list_jobs", "[" * 100_000, "not JSON"),

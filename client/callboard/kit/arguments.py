@@ -135,7 +135,7 @@ def kind_of(value: object) -> str:
         case list():
             return "a list"
         case _:
-            return "nothing that JSON has"
+            return f"of the type {type(value).__name__}"
 
 
 def _shown(text: object) -> str:
