@@ -112,7 +112,10 @@ def test_is_frozen() -> None:
             "server.max_message_bytes: must be at least 16777216, not 1000000",
         ),
         ("[store]\nsynchronous = 2026-01-01", 'store.synchronous: "2026-01-01" is not one of'),
-        ("[server]\nport = 2026-01-01", "server.port: must be a whole number, not of the type date"),
+        (
+            "[server]\nport = 2026-01-01",
+            "server.port: must be a whole number, not of the type date",
+        ),
         ("server = 3", "server: must be an object, not 3"),
         (
             '[store]\nsynchronous = "OFF"',
