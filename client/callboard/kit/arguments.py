@@ -120,7 +120,7 @@ def _unfit(problems: Sequence[str], parameters: Sequence[Parameter]) -> Refused:
 
 
 def kind_of(value: object) -> str:
-    """What a value is called in JSON."""
+    """What a value is called in JSON, or what its type is where JSON has none."""
     match value:
         case None:
             return "null"
