@@ -37,8 +37,13 @@ def test_server_info(cli: Run) -> None:
     assert info["contract_version"] == "callboard.v1"
 
 
-def test_details_end_where_their_words_end(cli: Run, job_id: str) -> None:
-    for command in (["server", "info"], ["jobs", "get", job_id], ["threads", "get", job_id]):
+def test_lines_end_where_their_words_end(cli: Run, job_id: str) -> None:
+    for command in (
+        ["server", "info"],
+        ["jobs", "get", job_id],
+        ["threads", "get", job_id],
+        ["events", job_id],
+    ):
         lines = cli(*command).lines
         assert len(lines) > 5
         assert lines == [line.rstrip() for line in lines]

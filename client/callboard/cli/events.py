@@ -87,12 +87,14 @@ def _delta_line(delta: Delta) -> Text:
 
 def _line(sequence: str, time: str, thread: str, actor: str, kind: str, gist: str) -> Text:
     # Lines come one by one, so that widths cannot follow from what is in them.
-    return Text.assemble(
+    line = Text.assemble(
         (f"{sequence:>5}  {time:12}", "dim"),
         f"  {short(thread)}  {one_line(actor):{_ACTOR_WIDTH}}  ",
         (f"{kind:{_KIND_WIDTH}}", "cyan"),
         f"  {gist}",
     )
+    line.rstrip()
+    return line
 
 
 def _actor(actor: Actor) -> str:
