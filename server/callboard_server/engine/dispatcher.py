@@ -232,13 +232,9 @@ class Dispatcher:
         while not self._draining and (free := self._free) > 0:
             # What is committed from here on may be ready without being seen by this claim.
             self._backlog = self._freed = False
-            # Most of what may have made a run ready has not: asking costs less than a transaction.
-            if not await self._store.read(lambda reader: reader.ready_runs(1)):
-                return
             self._reserved += free
-            claimed: list[tuple[Claim, Assistant]] = []
             try:
-                claimed, full = await self._store.write(partial(self._claim_some, limit=free))
+                claimed, full = await self._claim_up_to(free)
             except StoreError:
                 self._backlog = True
                 raise
@@ -250,6 +246,13 @@ class Dispatcher:
             self._backlog |= full or len(claimed) == free
             if len(claimed) < free and not (full and self._freed):
                 return
+
+    async def _claim_up_to(self, limit: int) -> tuple[list[tuple[Claim, Assistant]], bool]:
+        """Claims ready runs; see `_claim_some`."""
+        # Most of what may have made a run ready has not: asking costs less than a transaction.
+        if not await self._store.read(lambda reader: reader.ready_runs(1)):
+            return [], False
+        return await self._store.write(partial(self._claim_some, limit=limit))
 
     def _begin(self, claim: Claim, assistant: Assistant) -> None:
         faults.point("claimed")
