@@ -154,3 +154,24 @@ async def test_what_is_over_is_no_longer_attended(server: Served, gates: Gates) 
         assert [event async for event in events]
     assert events.run is not None
     assert not server.app.engine.attendance._attended
+
+
+async def test_who_steers_a_run_does_not_take_its_readers_place(
+    server: Served, gates: Gates
+) -> None:
+    client = server.client
+    async with stream(client, "watched", SHORT) as events:
+        await anext(events)
+        await gates.entered("watched")
+        run = events.run
+        assert run is not None
+        steered = await client.runs.create(
+            "worker", "more", thread_id=run.thread_id, multitask_strategy="steer"
+        )
+        assert steered.run_id == run.run_id
+        # What is left alone later and for as long is the clock.
+        later = await left_alone(client, gates, "later", SHORT)
+        assert (await ended(client, later)).state == CANCELLED
+        gates.open("watched")
+        assert [event async for event in events]
+    assert (await ended(client, run)).state == SUCCEEDED

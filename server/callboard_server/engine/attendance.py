@@ -70,6 +70,9 @@ class Attendance:
 
     def begin(self, attended: Attended) -> None:
         """Waits for the first reader of a run that was let in."""
+        if attended.run_id in self._attended:
+            # It was steered: who reads it reads on.
+            return
         self._attended[attended.run_id] = attended
         self._set_timer(attended, attended.patience)
 
