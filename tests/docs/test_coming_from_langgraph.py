@@ -39,5 +39,3 @@ def test_default_assistants_have_the_ids_that_those_of_graphs_have() -> None:
 def test_the_example_is_shown_as_it_is() -> None:
     [shown] = [block.text for block in blocks(PAGE) if block.language == "toml"]
     assert EXAMPLE.read_text("utf-8").endswith(f"\n\n{shown}")
-
-

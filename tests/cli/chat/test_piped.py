@@ -256,9 +256,7 @@ class TestActions:
     def test_questions(self, say: Say) -> None:
         result = say('paint\ngreen\nred\n42\n{"no": [1]}\n', "painter")
         assert result.code == 0
-        assert (
-            result.err == "error: does not fit the schema: 'green' is not one of: red, blue\n"
-        )
+        assert result.err == "error: does not fit the schema: 'green' is not one of: red, blue\n"
         asked, more, named, else_, answer = result.out.splitlines()
         assert (asked, more) == ("? painter asks: Which", "  colour? (one of red, blue)")
         assert named.startswith("? painter asks: Its name? (text) (until 20")
