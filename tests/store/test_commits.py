@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 
+from callboard_server.log.records import Record
 from callboard_server.store.base import StoreError, Transaction
-from callboard_server.store.sqlite import pace
-from callboard_server.store.sqlite.pace import LITTLE, LONG_LOG, QUICK, Pace
+from callboard_server.store.sqlite import pace, schema
+from callboard_server.store.sqlite.pace import LIGHT, LITTLE, LONG_LOG, QUICK, Pace
 from callboard_server.store.sqlite.store import SqliteStore
 from tests.store.conftest import OpenSqlite
 from tests.store.rows import TENANT, open_thread, say, sequences, whole_log
@@ -97,6 +99,33 @@ async def test_the_writer_moves_the_log(
     assert log == list(range(1, len(log) + 1))
 
 
+async def test_the_loop_never_moves_the_log(
+    open_sqlite: OpenSqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "QUICK", 60.0)
+    monkeypatch.setattr(schema, "CHECKPOINT", 1)
+    store = await open_sqlite()
+    file = Path(store._path)
+    for _ in range(WARM):
+        await store.write(add)
+    commits, moved = Statements(store, "COMMIT"), file.read_bytes()
+    await store.write(add)
+    assert commits.threads == [LOOP] and file.read_bytes() == moved
+    await asyncio.gather(*(store.write(add) for _ in range(CROWD)))
+    assert set(commits.threads) == {LOOP, WRITER} and file.read_bytes() != moved
+
+
+async def test_the_writer_commits_what_is_large(store: SqliteStore) -> None:
+    def add_much(tx: Transaction) -> None:
+        thread = tx.thread(TENANT, "t")
+        assert thread is not None
+        say(tx, thread, "x" * LIGHT)
+
+    commits = Statements(store, "COMMIT")
+    await store.write(add_much)
+    assert commits.threads == [WRITER]
+
+
 async def test_a_commit_that_is_refused_on_the_loop_leaves_nothing(store: SqliteStore) -> None:
     store._connection.execute("PRAGMA foreign_keys = 1")
     commits = Statements(store, "COMMIT")
@@ -134,8 +163,12 @@ async def test_the_end_is_told_before_anybody_goes_on(store: SqliteStore) -> Non
     assert order == ["a True", "b True", "a goes on", "b goes on"]
 
 
+def events(count: int, size: int = 1) -> list[Record]:
+    return [Record(1, number, 1, None, 1, b"x" * size) for number in range(count)]
+
+
 def test_a_pace_that_is_not_known_is_slow() -> None:
-    assert not Pace().allows(1, 1)
+    assert not Pace().allows(1, events(1))
 
 
 def quick() -> Pace:
@@ -147,34 +180,36 @@ def quick() -> Pace:
 
 def test_quick_and_lone_commits_are_for_the_loop() -> None:
     known = quick()
-    assert known.allows(1, LITTLE)
-    assert not known.allows(2, 2)
-    assert not known.allows(1, LITTLE + 1)
+    assert known.allows(1, events(LITTLE))
+    assert not known.allows(2, events(2))
+    assert not known.allows(1, events(LITTLE + 1))
+    assert known.allows(1, events(2, LIGHT // 2))
+    assert not known.allows(1, events(2, LIGHT // 2 + 1))
 
 
 def test_one_slow_commit_is_enough_to_leave_the_loop_for_a_while() -> None:
     known = quick()
     known.took(1.0, 1)
-    assert not known.allows(1, 1)
+    assert not known.allows(1, events(1))
     for _ in range(100):
         known.took(QUICK / 4, 1)
-    assert known.allows(1, 1)
+    assert known.allows(1, events(1))
 
 
 def test_a_crowd_is_remembered_for_a_while() -> None:
     known = quick()
     known.took(QUICK / 4, 32)
-    assert not known.allows(1, 1)
+    assert not known.allows(1, events(1))
     for _ in range(100):
         known.took(QUICK / 4, 1)
-    assert known.allows(1, 1)
+    assert known.allows(1, events(1))
 
 
 def test_a_long_log_is_moved_before_the_loop_goes_on() -> None:
     known = quick()
     for _ in range(LONG_LOG):
-        assert known.allows(1, 1) and not known.log_is_long
+        assert known.allows(1, events(1)) and not known.log_is_long
         known.passed_on_loop()
-    assert known.log_is_long and not known.allows(1, 1)
+    assert known.log_is_long and not known.allows(1, events(1))
     known.log_was_moved()
-    assert known.allows(1, 1) and not known.log_is_long
+    assert known.allows(1, events(1)) and not known.log_is_long

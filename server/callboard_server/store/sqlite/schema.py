@@ -72,6 +72,16 @@ def patience(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("PRAGMA busy_timeout = 0")
 
 
+@contextmanager
+def log_left_alone(connection: sqlite3.Connection) -> Iterator[None]:
+    """Keeps a commit from moving the log into the database, however long that is by now."""
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+
+
 def open_file(path: str, synchronous: str) -> sqlite3.Connection:
     """Opens the database for writing; a new one gets its schema.
 

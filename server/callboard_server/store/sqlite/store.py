@@ -250,9 +250,10 @@ class SqliteStore:
         # back from a busy loop takes longer than the statement.
         group.unsent.send()
         whole = group.done == len(group.operations) and not self._waiting
-        if not whole or not self._pace.allows(group.done, len(group.records)):
+        if not whole or not self._pace.allows(group.done, group.records):
             return False
-        self._end_transaction(group)
+        with schema.log_left_alone(self._connection):
+            self._end_transaction(group)
         self._pace.passed_on_loop()
         return True
 
