@@ -175,3 +175,36 @@ async def test_who_steers_a_run_does_not_take_its_readers_place(
         gates.open("watched")
         assert [event async for event in events]
     assert (await ended(client, run)).state == SUCCEEDED
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["slow", "failing"])
+async def test_who_comes_and_goes_while_a_run_is_cancelled_leaves_it_its_time(
+    server: Served, gates: Gates, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(attendance, "RETRY", 0.0)
+    client, engine = server.client, server.app.engine
+    asked, go_on, released = asyncio.Event(), asyncio.Event(), False
+    write = engine.store.write
+
+    async def slow(operation, told=None):  # type: ignore[no-untyped-def]
+        nonlocal released
+        if operation.__qualname__.startswith("Attendance.") and not released:
+            asked.set()
+            await go_on.wait()
+            released = True
+            if fails:
+                raise StoreUnavailable("out of order")
+        return await write(operation, told)
+
+    monkeypatch.setattr(engine.store, "write", slow)
+    run = await left_alone(client, gates, "a", SHORT)
+    async with asyncio.timeout(PATIENCE):
+        await asked.wait()
+    with engine.attendance.reading(run.run_id):
+        engine.attendance._attended[run.run_id].patience = LONG.total_seconds()
+    go_on.set()
+    # What is left alone later is the clock.
+    later = await left_alone(client, gates, "later", SHORT)
+    assert (await ended(client, later)).state == CANCELLED
+    gates.open("a")
+    assert (await ended(client, run)).state == SUCCEEDED

@@ -43,6 +43,11 @@ class Attended:
         patience = run.data.cancel_after_detach.ToNanoseconds() / 1e9
         return cls(run.thread.session.tenant, run.data.run_id, patience)
 
+    @property
+    def left_alone(self) -> bool:
+        """Whether nobody reads it, nor has left since its time was up."""
+        return not self.readers and self.timer is None
+
     def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -121,7 +126,7 @@ class Attendance:
             run = tx.run(attended.tenant, attended.run_id)
             if run is None or run.data.state in TERMINAL:
                 return True
-            if not attended.readers:
+            if attended.left_alone:
                 cancel_run(tx, run, SERVER, cascade=False, rollback=False)
             return False
 
@@ -129,7 +134,8 @@ class Attendance:
             is_over = await self._store.write(operation)
         except StoreError as error:
             log.error("cannot cancel a run", run=attended.run_id, problem=str(error))
-            self._set_timer(attended, RETRY)
+            if attended.left_alone:
+                self._set_timer(attended, RETRY)
             return
         if is_over:
             self._forget(attended.run_id)
