@@ -19,6 +19,8 @@ from tests.support.programs import Program
 
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
+AGAIN = 0.5
+"""After how many seconds without an answer Ctrl-C is pressed again."""
 PATIENCE = 30.0
 """How many seconds may pass until a text appears that must."""
 
@@ -72,6 +74,19 @@ class Terminal:
             assert self._read(deadline - time.monotonic()), f"no {text!r}: {self.output!r}"
         self._seen = self.output.index(text, start) + len(text)
         return self.output[start : self._seen]
+
+    def interrupt_until_it_ends(self) -> int:
+        """Presses Ctrl-C again and again, and returns the exit code.
+
+        At a prompt Python loses one that comes just before it begins to read.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            self.interrupt()
+            while select.select([self._master], [], [], AGAIN)[0]:
+                if not self._read(0):
+                    return self._process.wait(PATIENCE)
+        raise AssertionError(f"Ctrl-C does not end it: {self.output!r}")
 
     def finish(self) -> int:
         """Reads to the end and returns the exit code."""

@@ -71,7 +71,6 @@ def test_an_interrupted_question_ends_its_line(address: str, cli: Run) -> None:
     job_id = cli("jobs", "launch", "count_words", "x", "--wait", "--json").objects[0]["job_id"]
     with Terminal("threads", "delete", job_id, env=environment(address)) as terminal:
         terminal.read_until("[y/N]: ")
-        terminal.interrupt()
-        assert terminal.finish() == 130
+        assert terminal.interrupt_until_it_ends() == 130
     assert terminal.output.endswith("[y/N]: \n")
     assert cli("threads", "get", job_id).code == 0
