@@ -350,7 +350,8 @@ class StreamRunRequest(_message.Message):
     def cancel_after_detach(self) -> _duration_pb2.Duration:
         """Where set, the run is cancelled when no stream of it (StreamRun, StreamEvents with its run_id) has been open
         for this long before it is done; jobs that it has launched go on. After a restart of the server
-        the time begins anew. More than 0. The run goes on without readers when absent.
+        the time begins anew. More than 0. The run goes on without readers when absent. Only the call
+        that creates the run says so: one that steers a run, or repeats a request_id, changes nothing.
         """
 
     def __init__(
