@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -29,6 +29,8 @@ from callboard_server.engine.posting import HttpDestination, is_public
 from callboard_server.log.events import EVENT_BYTES
 from callboard_server.log.notices import MOST_BYTES
 from callboard_server.models.network import certificates
+from callboard_server.store.base import DeliveryRow, Reader
+from callboard_server.store.sqlite import SqliteStore
 from tests.support.gates import PATIENCE, Gates
 from tests.support.parking import open_actions, reply
 from tests.support.process import ServerProcess
@@ -301,6 +303,38 @@ async def test_only_so_many_are_sent_at_once(db: Path) -> None:
         assert {each.data["job_id"] for each in received} == {job.job_id for job in jobs}
         await settled(client)
         assert receiver.most_at_once <= 2
+
+
+async def test_what_was_taken_while_the_next_were_looked_up_is_not_sent_again(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, found_both, go_on = SqliteStore.read, asyncio.Event(), asyncio.Event()
+
+    async def read_slowly(store: SqliteStore, query: Callable[[Reader], Any]) -> Any:
+        found = await read(store, query)
+        if isinstance(found, list) and len(found) == 2 and isinstance(found[0], DeliveryRow):
+            found_both.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(SqliteStore, "read", read_slowly)
+    async with Receiver(HANG) as receiver, serving(receiver, db, concurrency=2) as client:
+        first = await client.jobs.launch("echo", "1", webhook="ops")
+        received = [await receiver.next()]
+        second = await client.jobs.launch("echo", "2", webhook="ops")
+        async with asyncio.timeout(PATIENCE):
+            await found_both.wait()
+        receiver.release()
+
+        async def is_taken() -> bool:
+            return (await counts(client)).webhooks_pending == 1
+
+        await until(is_taken)
+        go_on.set()
+        received.append(await receiver.next())
+        await settled(client)
+        assert receiver.is_quiet
+    assert [each.data["job_id"] for each in received] == [first.job_id, second.job_id]
 
 
 async def test_private_addresses_are_refused_without_a_connection(db: Path) -> None:

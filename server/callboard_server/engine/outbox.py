@@ -132,11 +132,12 @@ class _Line:
     async def _send_due(self) -> float | None:
         """Starts to send what is due; returns in how many seconds more will be, if it knows."""
         name, most = self._destination.name, self._settings.concurrency
-        # What is on its way is among the first.
+        # What is on its way is among the first, and may be over before the rows are here.
+        on_its_way = set(self._sending)
         rows = await self._store.read(lambda reader: reader.pending_deliveries(name, 2 * most))
         now = self._store.now()
         for row in rows:
-            if row.key in self._sending:
+            if row.key in on_its_way:
                 continue
             if len(self._sending) >= most:
                 return None
