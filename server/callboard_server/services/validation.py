@@ -88,7 +88,8 @@ class Check:
     def duration(self, field: str, value: Duration, *, longest: float = _LONGEST_DURATION) -> None:
         seconds = value.seconds + value.nanos / 1e9
         if not 0 < seconds <= longest:
-            self.wrong(field, f"is {seconds:g} s; it must be more than 0 and at most {longest:g} s")
+            bounds = f"more than 0 and at most {longest:,.0f} s"
+            self.wrong(field, f"is {seconds:g} s; it must be {bounds}")
 
     def timestamp(self, field: str, value: Timestamp) -> None:
         if not (_FIRST_SECOND <= value.seconds <= _LAST_SECOND and 0 <= value.nanos < 10**9):
