@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -68,7 +67,7 @@ class RunServicer:
             )
             if thread is None:
                 thread = self._new_thread(tx, assistant, request, call)
-            new = replace(_new_run(request, assistant), cancel_after_detach=cancel_after_detach)
+            new = _new_run(request, assistant, cancel_after_detach)
             run = admission.admit(tx, thread, new, caller.actor)
             return Admitted(run, lambda: self._engine.show_run(tx, run))
 
@@ -252,7 +251,9 @@ def _check_responses(check: Check, request: pb.RespondRequest) -> None:
         seen.add(response.action_id)
 
 
-def _new_run(request: pb.CreateRunRequest, assistant: Assistant) -> NewRun:
+def _new_run(
+    request: pb.CreateRunRequest, assistant: Assistant, cancel_after_detach: Duration | None
+) -> NewRun:
     return NewRun(
         run_id=new_id(),
         assistant_id=assistant.assistant_id,
@@ -267,6 +268,7 @@ def _new_run(request: pb.CreateRunRequest, assistant: Assistant) -> NewRun:
         metadata=request.metadata if request.HasField("metadata") else None,
         timeout=request.timeout if request.HasField("timeout") else None,
         start_after=request.start_after if request.HasField("start_after") else None,
+        cancel_after_detach=cancel_after_detach,
         expected_thread_sequence=(
             request.expected_thread_sequence
             if request.HasField("expected_thread_sequence")
