@@ -92,6 +92,7 @@ SPOILT = {
     "UPDATE events SET data = x'ffff' WHERE session = 1 AND sequence = 5": "5 cannot be read",
     "UPDATE events SET data = x'0863' WHERE session = 1 AND sequence = 5": "5 says that it is 99",
     "UPDATE runs SET state = 2 WHERE run_id = 'r1'": "run r1 is filed under the wrong state",
+    "UPDATE runs SET attended = 1 WHERE run_id = 'r1'": "run r1 is filed wrongly among those that",
     "UPDATE runs SET data = x'0a0272323805' WHERE run_id = 'r2'": "run r2: thread_id, session_id",
     "UPDATE threads SET \"values\" = x'' WHERE thread_id = 'root'": "thread root: values differ",
     "UPDATE jobs SET data = x''": "job job: job_id, session_id",

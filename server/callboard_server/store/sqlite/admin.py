@@ -234,13 +234,15 @@ class _SessionCheck:
             yield f"thread {thread.data.thread_id}: it counts its unread notices wrongly"
 
     def _check_runs(self, thread: int) -> Iterator[str]:
-        filed = dict(
-            self._connection.execute("SELECT key, state FROM runs WHERE thread = ?", (thread,))
-        )
+        sql = "SELECT key, state, attended FROM runs WHERE thread = ?"
+        filed = {key: row for key, *row in self._connection.execute(sql, (thread,))}
         for run in self._reader.list_runs(self._session.tenant, _ALL, thread=thread, states=()):
             name = f"run {run.data.run_id}"
-            if filed[run.key] != run.data.state:
+            state, attended = filed[run.key]
+            if state != run.data.state:
                 yield f"{name} is filed under the wrong state"
+            if attended != run.data.HasField("cancel_after_detach"):
+                yield f"{name} is filed wrongly among those that want readers"
             made = self._runs.get(run.key)
             if made is None:
                 if self._session.oldest == 1:
