@@ -112,7 +112,7 @@ def make_context(work: RecordedWork | None = None, **config: object) -> Context:
         work or RecordedWork(),
         author="agent",
         config=config,
-        assistant_config={},
+        assistant_config=Struct(),
         open_client=lambda: client,
         workspace=Path(),
         models=Models(),

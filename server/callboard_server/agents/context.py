@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import NAMESPACE_OID, uuid5
 
+from google.protobuf.struct_pb2 import Struct
 from pydantic_core import to_json
 
 from callboard.structs import to_dict, to_struct
@@ -53,7 +54,7 @@ class Context:
         *,
         author: str,
         config: dict[str, object],
-        assistant_config: dict[str, object],
+        assistant_config: Struct,
         open_client: Callable[[], AsyncClient],
         workspace: Path,
         models: Models,
@@ -68,8 +69,7 @@ class Context:
         """The name of the assistant: signs its messages."""
         self.config = config
         """The configuration in effect: the run's laid over the assistant's."""
-        self.assistant_config = assistant_config
-        """That of the assistant alone."""
+        self._assistant_config = assistant_config
         self.models = models
         """The models that this server can call."""
         self._open_client = open_client
@@ -94,6 +94,11 @@ class Context:
     def instructions(self) -> str:
         """Instructions that were added for this run alone."""
         return self.run.additional_instructions
+
+    @property
+    def assistant_config(self) -> dict[str, object]:
+        """The configuration of the assistant alone."""
+        return to_dict(self._assistant_config)
 
     def now(self) -> float:
         """Returns the time in seconds since the epoch."""

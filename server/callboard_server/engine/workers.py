@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from callboard.structs import to_dict
 from callboard.v1.assistant_pb2 import Agent, Assistant
 from callboard.v1.error_pb2 import ErrorReason
 from callboard.v1.event_pb2 import Event
@@ -417,7 +416,7 @@ class Workers:
             execution,
             author=assistant.name,
             config=effective_config(assistant, run.config),
-            assistant_config=to_dict(assistant.config),
+            assistant_config=assistant.config,
             open_client=partial(self._client_for, execution.claim),
             workspace=self._workspaces.of(run.session_id),
             models=self._registry.models,
