@@ -17,9 +17,9 @@ from callboard_server.ids import new_id
 from callboard_server.rpc import Call
 from callboard_server.services import streams
 from callboard_server.services.messages import completed
-from callboard_server.services.paging import fitting, next_token, page_of, wider
+from callboard_server.services.paging import gather
 from callboard_server.services.validation import Check
-from callboard_server.store.base import Reader, ThreadRow, Transaction
+from callboard_server.store.base import Page, Reader, ThreadRow, Transaction
 
 _INSTRUCTIONS = 100_000
 _WAIT, _LONGEST_WAIT = 30.0, 600.0
@@ -157,20 +157,19 @@ class RunServicer:
         check.uuid("thread_id", request.thread_id, required=False)
         check.enum(request, "states")
         check.done()
-        page = page_of(request)
 
-        def query(reader: Reader) -> pb.ListRunsResponse:
+        def query(reader: Reader, part: Page) -> list[tuple[int, pb.Run]]:
             thread = None
             if request.thread_id:
                 thread = find_thread(reader, call.caller.tenant, request.thread_id).key
-            rows = reader.list_runs(
-                call.caller.tenant, wider(page), thread=thread, states=request.states
-            )
-            shown = list(fitting(self._engine.show_run(reader, row) for row in rows[: page.limit]))
-            token = next_token(request, [row.key for row in rows], len(shown))
-            return pb.ListRunsResponse(runs=shown, next_page_token=token)
+            rows = reader.list_runs(call.caller.tenant, part, thread=thread, states=request.states)
+            return [(row.key, self._engine.show_run(reader, row)) for row in rows]
 
-        return await self._engine.store.read(query)
+        async def look(part: Page) -> list[tuple[int, pb.Run]]:
+            return await self._engine.store.read(lambda reader: query(reader, part))
+
+        shown, token = await gather(request, look)
+        return pb.ListRunsResponse(runs=shown, next_page_token=token)
 
     async def CancelRun(self, request: pb.CancelRunRequest, call: Call) -> pb.Run:
         check = Check()
