@@ -34,6 +34,7 @@ class Attended:
     readers: int = 0
     timer: asyncio.TimerHandle | None = None
     cancelling: asyncio.Task[None] | None = None
+    """Held here, for the event loop does not hold its tasks."""
 
     @classmethod
     def of(cls, run: RunRow) -> Attended | None:

@@ -468,8 +468,8 @@ class Store(Protocol):
 
         Args:
             operation: What to do.
-            ended: Is told on the loop, in any case and before anybody goes on, whether it was done.
-                It must not raise.
+            ended: Is told on the loop whether it was done, before anybody goes on and also where
+                the caller is gone. Not where the store is closed.
         """
 
     async def read(self, query: Callable[[Reader], T]) -> T:
