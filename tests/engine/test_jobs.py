@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from callboard import AsyncClient, AsyncJobStream, RunState, WaitTimeout, text_of, to_dict
+from callboard import AsyncClient, RunState, WaitTimeout, text_of, to_dict
 from callboard.v1.job_pb2 import Job
 from callboard_server.agents.context import Context
 from tests.support.gates import PATIENCE, Gates
@@ -288,30 +288,24 @@ async def test_a_live_watch_shows_a_snapshot_and_then_every_change_once(
     first = await client.jobs.launch("worker", "first", parent_thread_id=home)
     await gates.entered("first")
     seen: list[Job] = []
+    changes = client.jobs.watch(home)
 
-    async def read() -> None:
-        async for job in client.jobs.watch(home):
-            seen.append(job)
-
-    async def until_last(state: int) -> None:
+    async def read_to_next(state: int) -> None:
         async with asyncio.timeout(PATIENCE):
-            while not seen or seen[-1].state != state:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+            seen.append(await anext(changes))
+            while seen[-1].state != state:
+                seen.append(await anext(changes))
 
-    reading = asyncio.create_task(read())
-    await until_last(RUNNING)
+    await read_to_next(RUNNING)
     assert [job.job_id for job in seen] == [first.job_id]
     start = seen[0].sequence
     gates.open("first", "second")
-    await until_last(SUCCEEDED)
+    await read_to_next(SUCCEEDED)
     await client.jobs.update(first.job_id, "second")
-    await until_last(SUCCEEDED)
-    await client.jobs.wait(first.job_id, timeout=PATIENCE)
+    await read_to_next(SUCCEEDED)
     await client.jobs.launch("quick", "third", parent_thread_id=home)
-    async with asyncio.timeout(PATIENCE):
-        while [job.state for job in seen].count(SUCCEEDED) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-    reading.cancel()
+    await read_to_next(SUCCEEDED)
+    await changes.aclose()
     stream = client.jobs.watch(home, after_sequence=start, until="done")
     assert seen[1:] == [job async for job in stream]
 
@@ -323,15 +317,11 @@ async def test_a_watch_until_done_ends_when_its_running_job_is_deleted(
     job = await client.jobs.launch("worker", "it", parent_thread_id=home)
     await gates.entered("it")
 
-    async def read(stream: AsyncJobStream) -> None:
-        async for _ in stream:
-            pass
-
-    readers = [
-        asyncio.create_task(read(client.jobs.watch(home, until="done"))),
-        asyncio.create_task(read(client.jobs.watch(job_id=job.job_id))),
-    ]
-    await asyncio.sleep(0.05)
-    await client.threads.delete(job.job_id)
-    async with asyncio.timeout(3):
-        await asyncio.gather(*readers)
+    streams = [client.jobs.watch(home, until="done"), client.jobs.watch(job_id=job.job_id)]
+    async with asyncio.timeout(PATIENCE):
+        for stream in streams:
+            await anext(stream)
+        await client.threads.delete(job.job_id)
+        for stream in streams:
+            async for _ in stream:
+                pass

@@ -27,7 +27,9 @@ def stream(
     return client.runs.stream(agent, text, cancel_after_detach=patience, max_downtime=0)
 
 
-async def left_alone(client: AsyncClient, gates: Gates, text: str, patience: timedelta) -> Run:
+async def left_alone(
+    client: AsyncClient, gates: Gates, text: str, patience: timedelta | None
+) -> Run:
     """Begins a run and reads of it until its code is at work."""
     async with stream(client, text, patience) as events:
         await anext(events)
@@ -89,10 +91,8 @@ async def test_a_run_goes_on_without_readers_where_nobody_said_otherwise(
     server: Served, gates: Gates
 ) -> None:
     client = server.client
-    async with stream(client, "free", None) as events:
-        await anext(events)
-        run = events.run
-        assert run is not None and not run.HasField("cancel_after_detach")
+    run = await left_alone(client, gates, "free", None)
+    assert not run.HasField("cancel_after_detach")
     later = await left_alone(client, gates, "later", SHORT)
     assert (await ended(client, later)).state == CANCELLED
     gates.open("free")

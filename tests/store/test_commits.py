@@ -187,18 +187,14 @@ def test_quick_and_lone_commits_are_for_the_loop() -> None:
     assert not known.allows(1, events(2, LIGHT // 2 + 1))
 
 
-def test_one_slow_commit_is_enough_to_leave_the_loop_for_a_while() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "operations"), [(1.0, 1), (QUICK / 4, CROWD)], ids=["slow", "crowd"]
+)
+def test_one_commit_is_enough_to_leave_the_loop_for_a_while(
+    seconds: float, operations: int
+) -> None:
     known = quick()
-    known.took(1.0, 1)
-    assert not known.allows(1, events(1))
-    for _ in range(100):
-        known.took(QUICK / 4, 1)
-    assert known.allows(1, events(1))
-
-
-def test_a_crowd_is_remembered_for_a_while() -> None:
-    known = quick()
-    known.took(QUICK / 4, 32)
+    known.took(seconds, operations)
     assert not known.allows(1, events(1))
     for _ in range(100):
         known.took(QUICK / 4, 1)
