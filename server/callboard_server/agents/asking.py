@@ -126,8 +126,8 @@ class _Asking:
         version = callee.assistant.version if callee.assistant else entry.version
         labels = {_LABEL: f"{entry.id}@{version}"}
         if entry.context != "fork":
-            found = await insisted(ctx.jobs.list(labels=labels, states=_RESUMABLE))
-            for job in found:
+            kept = ctx.jobs.list(labels=labels, states=_RESUMABLE, view="basic")
+            for job in await insisted(kept):
                 if job.job_id not in self._taken:
                     return {"job_id": job.job_id}
         return {"id": entry.id, "version": version, "context": entry.context, "labels": labels}
