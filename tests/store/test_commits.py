@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from callboard_server import faults
 from callboard_server.log.records import Record
-from callboard_server.store.base import StoreError, Transaction
+from callboard_server.store.base import Reader, StoreError, Transaction
 from callboard_server.store.sqlite import pace, schema
 from callboard_server.store.sqlite.pace import LIGHT, LITTLE, LONG_LOG, QUICK, Pace
 from callboard_server.store.sqlite.store import SqliteStore
@@ -140,6 +142,42 @@ async def test_a_commit_that_is_refused_on_the_loop_leaves_nothing(store: Sqlite
     assert await store.read(lambda reader: reader.thread(TENANT, "x")) is None
     after = await store.read(lambda reader: sequences(whole_log(reader, 1)))
     assert after == [*before, before[-1] + 1]
+
+
+async def test_what_is_read_is_never_older_than_what_was_read_before(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed, looked, told = threading.Event(), threading.Event(), threading.Event()
+    query = store._query
+
+    def after_commit(name: str) -> None:
+        if name == "after_commit":
+            committed.set()
+            told.wait(10)
+
+    def looks(of: Callable[[Reader], object]) -> object:
+        found = query(of)
+        looked.set()
+        return found
+
+    async def heads() -> tuple[int, int]:
+        in_file = await store.read(lambda reader: sequences(whole_log(reader, 1))[-1])
+        return in_file, await store.read(lambda reader: reader.session(1).head)
+
+    monkeypatch.setattr(pace, "QUICK", 0.0)
+    monkeypatch.setattr(faults, "point", after_commit)
+    monkeypatch.setattr(store, "_query", looks)
+    writing = asyncio.ensure_future(store.write(add))
+    await asyncio.to_thread(committed.wait, 10)
+    reading = asyncio.ensure_future(heads())
+    await asyncio.to_thread(looked.wait, 10)
+    for _ in range(5):
+        # The loop has what was read by then, and not yet what was committed.
+        await asyncio.sleep(0)
+    told.set()
+    await writing
+    in_file, on_loop = await reading
+    assert in_file <= on_loop
 
 
 async def test_who_goes_away_does_not_keep_the_end_from_being_told(store: SqliteStore) -> None:

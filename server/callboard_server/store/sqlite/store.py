@@ -120,6 +120,10 @@ class SqliteStore:
         self._committing = False
         """Whether a group is on its way: the next one follows it."""
         self._pace = Pace()
+        self._is_landing = False
+        """Whether readers of the file may see a commit of which the loop does not know yet."""
+        self._delivered = asyncio.Event()
+        """Set, and made anew, with each delivery."""
         self._idle = asyncio.Event()
         self._queue: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
         self._use = threading.Lock()
@@ -273,6 +277,9 @@ class SqliteStore:
             for group in groups:
                 self._answer(group)
         finally:
+            self._is_landing = False
+            self._delivered.set()
+            self._delivered = asyncio.Event()
             if self._waiting:
                 self._start_group()
             else:
@@ -397,6 +404,7 @@ class SqliteStore:
 
     def _end_transaction(self, group: _Group) -> None:
         faults.point("before_commit")
+        self._is_landing = True
         started = time.perf_counter()
         self._connection.execute("COMMIT")
         self._pace.took(time.perf_counter() - started, group.done)
@@ -477,7 +485,11 @@ class SqliteStore:
         if self._shown is not None:
             with suppress(NotRemembered):
                 return query(CachedReader(self._shown))
-        return await self._loop.run_in_executor(self._readers, self._query, query)
+        found = await self._loop.run_in_executor(self._readers, self._query, query)
+        while self._is_landing:
+            # What is read next, on the loop, must not be older than this.
+            await self._delivered.wait()
+        return found
 
     def _query(self, query: Callable[[Reader], T]) -> T:
         try:
